@@ -1,0 +1,1 @@
+"""A bench for CXL Dynamic Capacity: see README.md."""
