@@ -25,9 +25,7 @@ def parse_size(text: str, *, what: str = "size") -> int:
     found = _SIZE.fullmatch(text.strip())
     if found is None or (found["unit"] and found["number"].lower().startswith("0x")):
         raise AskedWrongly(f"{what} {text!r} is not understood; write it like 256M, 1GiB or 0x10000000")
-    value = (
-        int(found["number"], 0 if found["number"].lower().startswith("0x") else 10) * _UNIT[found["unit"][:1]]
-    )
+    value = int(found["number"], 0 if found["number"].lower().startswith("0x") else 10) * _UNIT[found["unit"][:1]]
     if value > _MAX:
         raise AskedWrongly(f"{what} {text!r} does not fit in 64 bits; the largest is 0x{_MAX:x}")
     return value
