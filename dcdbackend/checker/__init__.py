@@ -1,0 +1,145 @@
+"""History to verdict: `check(History(file)) -> Verdict`, the history alone, no VM.
+
+`search` tries the orders that overlapping operations may have taken and steps the model; `verdict` holds what comes of
+it; `explain` renders a finding to read; `notation` writes and reads small histories. What the rules are is `model/`'s
+business, how a file is read `history`'s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadHistory
+from ..model import departures as known_departures
+from ..model import device as reference
+from ..model.state import config_of
+from .search import SUBJECT_OF, Judge, Limits, Model
+from .shape import misshapen
+from .verdict import Counts, Finding, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..history import Header, History, Op
+
+__all__ = ["Counts", "Finding", "Limits", "Verdict", "check"]
+
+LOOK_AHEAD = 4096
+
+
+def check(
+    lines: History | Iterable[Op],
+    header: Header | None = None,
+    *,
+    device: Model = reference,
+    departures: frozenset[str] | None = None,
+    limits: Limits | None = None,
+) -> Verdict:
+    """What the rules say of a history. `lines`: a `History` (its header is taken), or operations and their header.
+
+    `device`: the reference model. `departures`: those that the devices are known to have; by default those of the
+    QEMU version in the header, none where it names none. Errors: BadHistory, naming the line.
+    """
+    head: Header = header if header is not None else lines.header  # type: ignore[union-attr]
+    if departures is None:
+        version = (head.qemu or {}).get("version")
+        departures = known_departures.applicable(version) if isinstance(version, str) else frozenset()
+    reader = _Reader(iter(lines))
+    bounds = limits or Limits()
+    judges: dict[str, Judge] = {}
+    for described in head.devices:
+        config = config_of(described, departures=departures)
+        judges[described["name"]] = Judge(described["name"], config, device, reader.end_of, bounds)
+    operations = _feed(reader, judges)
+    warnings = [*getattr(lines, "warnings", ())]
+    counts: dict[tuple[str, str, str], Counts] = {}
+    findings: list[Finding] = []
+    for judge in judges.values():
+        judge.finish()
+        counts.update(judge.tally.close(SUBJECT_OF))
+        findings += judge.tally.findings
+        warnings += judge.warnings
+    verdict = Verdict(counts=counts, findings=tuple(findings), warnings=tuple(warnings), operations=operations)
+    if verdict.nothing_judged:
+        return Verdict(
+            counts=counts,
+            findings=verdict.findings,
+            warnings=(*warnings, "nothing was judged: no operation in the history tests a rule"),
+            operations=operations,
+        )
+    return verdict
+
+
+def _feed(reader: _Reader, judges: dict[str, Judge]) -> int:
+    """Every line to the judge of its device; how many operations ended. Errors: BadHistory."""
+    begun: dict[int, Judge] = {}
+    operations = 0
+    for op in reader:
+        try:
+            if op.type == "invoke":
+                judge = judges.get(op.value.get("device", ""))
+                if judge is None:
+                    raise _unknown_device(op, judges)
+                begun[op.op] = judge
+                judge.begin(op)
+            else:
+                ended = begun.pop(op.op, None)
+                if ended is None:
+                    raise BadHistory(f"{op.type} of operation {op.op}, which is not open", line=op.n + 1)
+                operations += 1
+                ended.end(op)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            wrong = misshapen(op) or reader.misshapen()
+            if wrong is None:
+                raise
+            raise BadHistory(wrong[1], line=wrong[0].n + 1) from error
+    return operations
+
+
+def _unknown_device(op: Op, judges: dict[str, Judge]) -> BadHistory:
+    named: Any = op.value.get("device")
+    return BadHistory(f"{op.f} is of device {named!r}; the header has {', '.join(judges)}", line=op.n + 1)
+
+
+class _Reader:
+    """The lines in order, with a look ahead for the end of an operation that is open: bounded, so memory is."""
+
+    def __init__(self, lines: Iterator[Op]) -> None:
+        self._lines = lines
+        self._ahead: deque[Op] = deque()
+        self._ends: dict[int, Op] = {}
+        self._recent: deque[Op] = deque(maxlen=64)
+
+    def __iter__(self) -> Iterator[Op]:
+        ahead, ends, recent = self._ahead, self._ends, self._recent
+        while True:
+            if ahead:
+                op = ahead.popleft()
+                ends.pop(op.op, None) if op.type != "invoke" else None
+            else:
+                found = next(self._lines, None)
+                if found is None:
+                    return
+                op = found
+            recent.append(op)
+            yield op
+
+    def end_of(self, number: int) -> Op | None:
+        """The end line of operation `number`, None when it has none, or none within LOOK_AHEAD lines."""
+        while number not in self._ends and len(self._ahead) < LOOK_AHEAD:
+            op = next(self._lines, None)
+            if op is None:
+                break
+            self._ahead.append(op)
+            if op.type != "invoke":
+                self._ends[op.op] = op
+        return self._ends.get(number)
+
+    def misshapen(self) -> tuple[Op, str] | None:
+        """The first of the lines just read, or read ahead, whose value is not what its operation has."""
+        for op in (*self._recent, *self._ahead):
+            wrong = misshapen(op)
+            if wrong is not None:
+                return wrong
+        return None
