@@ -1,0 +1,190 @@
+"""The agent's program: `python3 -m dcdbackend.agent [--port PATH] [--root DIR] [--unbind] [--poll sleep|spin]`.
+
+It runs as a child of the guest's init, which powers off when it ends: status 0 when the controller asked for that,
+2 for a wrong command line, 70 for a fault of its own. Such a fault is told twice, to the controller as
+{"fault": ...} and on standard error (the console); nothing is swallowed.
+
+The port can be given by --port or DCD_AGENT_PORT; else it is the virtio port named dcd.agent.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # construct's debugging tools bring pdb, readline and traceback: 140 of the 350 ms that construct takes to import
+    # under TCG. Nothing here uses them; a stand-in keeps them out. Only in the program itself, never when imported.
+    sys.modules.setdefault("construct.debug", type(sys)("construct.debug"))
+
+import contextlib
+import gc
+import os
+import time
+from typing import NamedTuple
+
+from .. import crc, link
+from ..errors import CannotRun, DcdError
+from ..history import encode
+from . import device, sysfs, window
+from .control import Control
+from .port import PORT_NAME, Port, VirtioPort, find_port
+
+IDLE_S = 0.5
+_SPINS_A_LOOK = 16
+_FAULT_PATIENCE_S = 2.0
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    port: str | None = None
+    root: str = ""
+    unbind: bool = False
+    spin: bool = False
+
+
+def parse(arguments: list[str]) -> Options:
+    """Errors: SystemExit 2 with one line; 0 for --help."""
+    options = Options(port=os.environ.get("DCD_AGENT_PORT"))
+    rest = list(arguments)
+    while rest:
+        name, given, value = rest.pop(0).partition("=")
+        if name in ("-h", "--help"):
+            sys.stdout.write(f"{__doc__}\n")
+            raise SystemExit(0)
+        if name == "--unbind" and not given:
+            options = options._replace(unbind=True)
+            continue
+        if name not in ("--port", "--root", "--poll"):
+            _usage(f"{name!r} is not known; there is --port PATH, --root DIR, --unbind, --poll sleep|spin")
+        if not given:
+            if not rest:
+                _usage(f"{name} needs a value")
+            value = rest.pop(0)
+        if name == "--poll":
+            if value not in ("sleep", "spin"):
+                _usage(f"--poll {value!r}; there is sleep and spin")
+            options = options._replace(spin=value == "spin")
+        elif name == "--port":
+            options = options._replace(port=value)
+        else:
+            options = options._replace(root=value)
+    return options
+
+
+def _usage(text: str) -> None:
+    sys.stderr.write(f"dcdbackend.agent: {text}\n")
+    raise SystemExit(2)
+
+
+class Agent:
+    """The devices, the port, and the loop over them."""
+
+    def __init__(self, options: Options, port: Port) -> None:
+        self._options = options
+        self._port = port
+        self._ready, devices = survey(options)
+        self._control = Control(port, devices)
+        self._control.spin = options.spin
+        port.on_new_controller = self._introduce
+        self._introduce()
+
+    def run(self) -> None:
+        """Until the controller says poweroff. Errors: LinkLost, and whatever is a fault of our own."""
+        port, control = self._port, self._control
+        looks = 0
+        while not control.done:
+            watched = control.watched.values()
+            looks = (looks + 1) % _SPINS_A_LOOK
+            if not (control.spin and watched) or not looks:
+                timeout_s = 0.0 if control.spin and watched else control.interval_s if watched else IDLE_S
+                for request in port.receive(timeout_s):
+                    control.handle(request)
+                port.acknowledge()
+            if port.up:  # what happens while nobody listens could not be written ahead
+                for each in watched:
+                    each.host.turn()
+                if port.queued:
+                    port.flush()
+        port.flush()
+
+    def _introduce(self) -> None:
+        self._port.put(link.CONTROL, encode({"ready": self._ready}))
+
+
+def survey(options: Options) -> tuple[dict[str, object], dict[int, device.Device]]:
+    """Take every memory device that can be taken: the `ready` message and the devices by serial number."""
+    root = options.root
+    taken: dict[int, device.Device] = {}
+    shown: list[dict[str, object]] = []
+    first: window.FixedWindow | None = None
+    error: str | None = None
+    try:
+        windows = window.read_cedt(root)
+    except DcdError as found:
+        windows, error = (), str(found)
+    for each in device.find(root):
+        try:
+            if each.serial in taken:
+                raise CannotRun(f"two devices have serial {each.serial}; give each its own (sn=)")
+            one = device.take(root, each, windows, unbind=options.unbind)
+        except DcdError as found:
+            shown.append(device.refused(each, found))
+            continue
+        assert one.serial is not None
+        taken[one.serial] = one
+        first = first or one.window
+        shown.append(one.describe())
+    ready: dict[str, object] = {
+        "kernel": os.uname().release,
+        "python": sys.version.split()[0],
+        "crcmod_extension": crc.EXTENSION,
+        "uptime_s": float(sysfs.read_text("/proc/uptime").split()[0]),
+        "window": {"base": first.base, "size": first.size} if first else None,
+        "devices": shown,
+    }
+    if error is not None:
+        ready["error"] = error
+    return ready, taken
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status."""
+    options = parse(arguments)
+    port: Port | None = None
+    try:
+        _be_prompt()
+        stream = VirtioPort(options.port or find_port(options.root, PORT_NAME))
+        port = Port(stream, f"agent-{os.getpid()}-{time.monotonic_ns():x}")
+        Agent(options, port).run()
+        return 0
+    except Exception as error:
+        return _fault(error, port)
+
+
+def _be_prompt() -> None:
+    """Sleep as long as asked, not 50 microseconds more; leave alone what will not become garbage."""
+    with contextlib.suppress(CannotRun):  # an older kernel: slower, not wrong
+        sysfs.write_text("/proc/self/timerslack_ns", "1")
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+
+
+def _fault(error: Exception, port: Port | None) -> int:
+    """Tell a fault of our own on the console and to the controller; the exit status."""
+    import traceback
+
+    lines = traceback.format_exception(error)
+    sys.stderr.write("dcdbackend.agent: ended by a fault\n" + "".join(lines))
+    sys.stderr.flush()
+    if port is not None:
+        try:
+            port.put(link.CONTROL, encode({"fault": f"{type(error).__name__}: {error}", "traceback": lines[-6:]}))
+            port.flush(patience_s=_FAULT_PATIENCE_S)
+        except DcdError as again:
+            sys.stderr.write(f"dcdbackend.agent: the controller could not be told: {again}\n")
+    return 70
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,246 @@
+"""Mailbox commands of one device as operations of the history.
+
+For each function of the history that goes through the mailbox: its opcode, how a value becomes a payload, and how
+payloads become values. `Commands.run` is the one place where a doorbell is rung for the record:
+
+    load -> read back -> begin with what was read back -> (flush, where it can change something) -> ring -> end, judged
+
+The value that begins an operation is parsed from the registers, never taken from the intent. What does not parse
+travels as raw bytes. Nothing here decides what to send.
+
+An answer is not kept waiting for the judge: an operation run with `later` (the reading of the log) ends without a
+judgement, and the next completion of the device carries it together with its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..errors import AskedWrongly, DcdError, MalformedBytes
+from ..wire.cci import Opcode
+from ..wire.dcd import CapacityResponse, ExtentList, GetExtentList
+from ..wire.events import ClearEventRecords, DynamicCapacityRecord, EventRecords, GetEventRecords, RawRecord
+from .device import Device
+from .journal import Journal
+from .judge import Judge, merge
+
+Value = dict[str, Any]
+
+MOST_LATER = 16
+
+_MAX_U64 = (1 << 64) - 1
+
+
+class Operation(NamedTuple):
+    """How a function of the history goes through the mailbox.
+
+    ahead: its invoke must have left the guest before the doorbell. build: from a value to a payload (errors:
+    AskedWrongly). sent, received: from payloads to the fields of a value (errors: MalformedBytes).
+    """
+
+    opcode: int
+    ahead: bool
+    build: Callable[[Value], bytes]
+    sent: Callable[[bytes], Value]
+    received: Callable[[bytes], Value]
+
+
+class End(NamedTuple):
+    """How an operation ended: `type` ok, fail or info, and the value of its completion."""
+
+    type: str
+    value: Value
+
+
+def record_value(record: DynamicCapacityRecord | RawRecord) -> Value:
+    """An event record as the history shows it."""
+    if isinstance(record, RawRecord):
+        return {"raw": record.data.hex(), "error": record.error, "handle": record.handle}
+    extent = record.extent
+    return {
+        "handle": record.handle,
+        "type": int(record.type),
+        "more": record.more,
+        "validity": record.validity_flags,
+        "host_id": record.host_id,
+        "region": record.updated_region_index,
+        "dpa": extent.start,
+        "length": extent.length,
+        "tag": extent.tag.hex(),
+        "sequence": extent.sequence,
+        "available_extents": record.available_extents,
+        "available_tags": record.available_tags,
+        "severity": record.record_flags & 3,
+    }
+
+
+def _build_events(value: Value) -> bytes:
+    return GetEventRecords(log=_number(value, "log", 0xFF)).to_bytes()
+
+
+def _sent_events(payload: bytes) -> Value:
+    log = _LOGS.get(payload)
+    return {"log": GetEventRecords.from_bytes(payload).log if log is None else log}
+
+
+_LOGS = {GetEventRecords(log=log).to_bytes(): log for log in range(5)}  # what is sent many times a second
+
+
+def _received_events(payload: bytes) -> Value:
+    page = EventRecords.from_bytes(payload)
+    return {
+        "rc": 0,
+        "flags": page.flags,
+        "overflow_count": page.overflow_count,
+        "records": [record_value(record) for record in page.records],
+    }
+
+
+def _build_clear(value: Value) -> bytes:
+    handles = value.get("handles")
+    if not isinstance(handles, list) or len(handles) > 255 or not all(_is_number(h, 0xFFFF) for h in handles):
+        raise AskedWrongly(f"handles {handles!r}; give a list of at most 255 numbers of 16 bits")
+    return ClearEventRecords(
+        handles=tuple(handles), log=_number(value, "log", 0xFF), flags=_number(value, "flags", 0xFF)
+    ).to_bytes()
+
+
+def _sent_clear(payload: bytes) -> Value:
+    request = ClearEventRecords.from_bytes(payload)
+    return {"log": request.log, "flags": request.flags, "handles": list(request.handles)}
+
+
+def _build_ranges(value: Value) -> bytes:
+    ranges = value.get("ranges")
+    if not isinstance(ranges, list) or not all(_is_range(pair) for pair in ranges):
+        raise AskedWrongly(f"ranges {str(ranges)[:80]}; give a list of [dpa, length], numbers of 64 bits")
+    return CapacityResponse(
+        ranges=tuple((start, length) for start, length in ranges), flags=_number(value, "flags", 0xFF)
+    ).to_bytes()
+
+
+def _sent_ranges(payload: bytes) -> Value:
+    request = CapacityResponse.from_bytes(payload)
+    return {"flags": request.flags, "ranges": [[start, length] for start, length in request.ranges]}
+
+
+def _build_extents(value: Value) -> bytes:
+    return GetExtentList(
+        count=_number(value, "count", 0xFFFFFFFF), start=_number(value, "start", 0xFFFFFFFF)
+    ).to_bytes()
+
+
+def _sent_extents(payload: bytes) -> Value:
+    request = GetExtentList.from_bytes(payload)
+    return {"count": request.count, "start": request.start}
+
+
+def _received_extents(payload: bytes) -> Value:
+    page = ExtentList.from_bytes(payload)
+    return {
+        "rc": 0,
+        "total": page.total,
+        "generation": page.generation,
+        "extents": [
+            {"dpa": extent.start, "length": extent.length, "tag": extent.tag.hex(), "sequence": extent.sequence}
+            for extent in page.extents
+        ],
+    }
+
+
+def _received_nothing(payload: bytes) -> Value:
+    return {"rc": 0}
+
+
+OPERATIONS: dict[str, Operation] = {
+    "events": Operation(int(Opcode.GET_EVENT_RECORDS), False, _build_events, _sent_events, _received_events),
+    "clear": Operation(int(Opcode.CLEAR_EVENT_RECORDS), True, _build_clear, _sent_clear, _received_nothing),
+    "answer": Operation(int(Opcode.ADD_DC_RESPONSE), True, _build_ranges, _sent_ranges, _received_nothing),
+    "give_back": Operation(int(Opcode.RELEASE_DC), True, _build_ranges, _sent_ranges, _received_nothing),
+    "extents": Operation(int(Opcode.GET_DC_EXTENT_LIST), False, _build_extents, _sent_extents, _received_extents),
+}
+"""By function of the history; adding one is one row."""
+
+
+class Commands:
+    """The recorded mailbox of one device. `on_end` sees every operation that ended, with what was sent."""
+
+    def __init__(self, device: Device, name: str, journal: Journal, judge: Judge) -> None:
+        self._mailbox = device.mailbox
+        self._name = name
+        self._journal = journal
+        self._judge = judge
+        self._later: list[tuple[str, Value, End]] = []
+        self._carried: Value | None = None
+        self.on_end: Callable[[str, Value, End], None] = lambda f, sent, end: None
+
+    def run(self, process: str, f: str, payload: bytes, op: int | None = None, *, later: bool = False) -> End:
+        """Send `payload` as the command of `f`; how it ended, after it was recorded.
+
+        `op` is the number of an operation that the controller has begun; without it the operation begins here.
+        Errors: TimedOut (an earlier command still runs: nothing was begun), AskedWrongly (too long), LinkLost.
+        """
+        operation = OPERATIONS[f]
+        sent = self._mailbox.load(operation.opcode, payload)
+        value: Value = {"device": self._name}
+        try:
+            value.update(operation.sent(sent.payload))
+        except MalformedBytes as error:
+            value["raw"] = sent.payload.hex()
+            value["error"] = error.message
+        journal = self._journal
+        if op is None:
+            op = journal.begin(process, f, value)
+        if operation.ahead:
+            journal.flush()
+        end = self._ring(operation)
+        self.ended(op, process, f, value, end, later=later)
+        self.on_end(f, value, end)
+        return end
+
+    def ended(self, op: int, process: str, f: str, sent: Value, end: End, *, later: bool = False) -> None:
+        """Record the end of an operation and judge it, at once or later."""
+        if later:
+            self._later.append((f, sent, end))
+            self._journal.end(op, process, end.type, f, end.value)
+            if len(self._later) >= MOST_LATER:
+                self.judge_later()
+            return
+        self.judge_later()
+        judged = merge(self._carried, self._judge.step(f, sent, end.type, end.value))
+        self._carried = None
+        self._journal.end(op, process, end.type, f, {**end.value, "judged": judged} if judged else end.value)
+
+    def judge_later(self) -> None:
+        """Judge what was put off, in its order; it goes out with the next completion."""
+        for f, sent, end in self._later:
+            self._carried = merge(self._carried, self._judge.step(f, sent, end.type, end.value))
+        self._later.clear()
+
+    def _ring(self, operation: Operation) -> End:
+        try:
+            reply = self._mailbox.ring()
+        except DcdError as error:  # no answer within the bound, or registers that make no sense: nobody knows
+            return End("info", {"reason": str(error)})
+        if reply.rc:
+            return End("fail", {"rc": reply.rc})
+        try:
+            return End("ok", operation.received(reply.payload))
+        except MalformedBytes as error:
+            return End("ok", {"rc": 0, "raw": reply.payload.hex(), "error": error.message})
+
+
+def _is_number(value: object, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _is_range(pair: object) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(_is_number(part, _MAX_U64) for part in pair)
+
+
+def _number(value: Value, key: str, most: int) -> int:
+    found = value.get(key, 0)
+    if not _is_number(found, most):
+        raise AskedWrongly(f"{key} {found!r}; give a number from 0 to {most}")
+    return int(found)

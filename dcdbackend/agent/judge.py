@@ -1,0 +1,101 @@
+"""The guest's own judgement: each completed operation goes through the reference model, in the guest's view.
+
+Two judgements, never mixed: of the *device* (its records, handles, return codes, lists) and of the *host* (its
+answers against the offers). The judge is given what was read back from the registers and what came back, nothing
+else: it does not know which policy the host follows, so a host that was told to break a rule is convicted all the
+same. What the guest cannot know (what a manager asked for) the model calls unknown.
+
+The clauses are the controller's too: this is the same `model.device`, not a copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..extents import EMPTY, ExtentSet
+from ..model import device as model
+from ..model.state import Completed, Config, Violation, lose
+from ..rules import CLAUSES
+
+MAX_FINDINGS = 200
+MAX_EVIDENCE = 32
+
+Value = dict[str, Any]
+
+
+class Judge:
+    """The judgement of one device and its host. `held`: what the device held before anybody looked."""
+
+    def __init__(self, config: Config, held: ExtentSet = EMPTY) -> None:
+        self.totals: dict[str, dict[str, dict[str, int]]] = {"device": {}, "host": {}}
+        self.findings: list[Value] = []
+        self._state = model.initial(config)._replace(accepted=held)
+
+    def step(self, f: str, sent: Value, kind: str, received: Value) -> Value | None:
+        """Judge one completed operation; the `judged` of its completion, None when nothing was judged.
+
+        {"device": {clause: outcome}, "host": {...}, "passed": [clause, ...], "evidence": [finding, ...]}: clauses
+        that held are in `passed` only.
+        """
+        after = model.step(self._state, Completed(f, sent, kind, received))
+        unknown: tuple[str, ...] = ()
+        if isinstance(after, Violation):
+            passed = after.judged
+            findings = (after._replace(also=(), judged=()), *after.also)
+            self._state = lose(self._state, f"the device broke {after.clause}")
+        else:
+            passed, findings, unknown = after.judged, after.findings, after.unknown
+            self._state = after.state
+        if not (passed or findings or unknown):
+            return None
+        judged: Value = {"device": {}, "host": {}, "passed": list(passed), "evidence": []}
+        for clause in passed:
+            self._count(CLAUSES[clause].subject, clause, "pass")
+        for clause in unknown:
+            subject = self._count(CLAUSES[clause].subject, clause, "unknown")
+            judged[subject][clause] = "unknown"
+        for finding in findings:
+            subject = self._count(finding.subject, finding.clause, finding.outcome)
+            judged[subject][finding.clause] = finding.outcome
+            shown = describe(finding)
+            judged["evidence"].append(shown)
+            if len(self.findings) < MAX_FINDINGS:
+                self.findings.append({"f": f, "sent": sent, **shown})
+        return judged
+
+    def lose(self, why: str) -> None:
+        """From now on the device's state is not known (something was sent that nobody recorded)."""
+        self._state = lose(self._state, why)
+
+    def _count(self, subject: str, clause: str, outcome: str) -> str:
+        """Count it; the subject under which it is reported (what is neither device's nor host's is the device's)."""
+        subject = subject if subject in self.totals else "device"
+        counts = self.totals[subject].setdefault(clause, {"pass": 0, "fail": 0, "unknown": 0, "departure": 0})
+        counts[outcome] = counts.get(outcome, 0) + 1
+        return subject
+
+
+def merge(one: Value | None, two: Value | None) -> Value | None:
+    """Two judgements of one device as one: what did not hold in either stands."""
+    if one is None or two is None:
+        return one or two
+    return {
+        "device": {**one["device"], **two["device"]},
+        "host": {**one["host"], **two["host"]},
+        "passed": one["passed"] + two["passed"],
+        "evidence": (one["evidence"] + two["evidence"])[-MAX_EVIDENCE:],
+    }
+
+
+def describe(finding: Violation) -> Value:
+    """A finding as plain data."""
+    shown: Value = {
+        "clause": finding.clause,
+        "subject": finding.subject,
+        "outcome": finding.outcome,
+        "text": finding.text,
+        "evidence": finding.evidence,
+    }
+    if finding.departure is not None:
+        shown["departure"] = finding.departure
+    return shown
