@@ -1,0 +1,316 @@
+"""Running scenarios on real guests, one after the other: boot, run, settle, check.
+
+One guest serves all scenarios of a topology; between two of them everything is released and a witness confirms it, and
+only where that fails (or the guest died) a fresh guest is booted. Every scenario has a directory and a history of its
+own, written as it happens, and its verdict comes from that history alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import machine
+from ..bench import Witness
+from ..checker import Verdict, check
+from ..checker.verdict import GUEST, Counts
+from ..errors import AskedWrongly, CannotRun, DcdError, MachineGone, OutcomeUnknown
+from ..guest import AgentHost, BlockWitness, FileBackend, Guest, QmpInjector
+from ..history import Header, History, Writer
+from ..session import Session
+from ..topology import Topology, direct
+from . import SCENARIOS, Scenario
+
+SETTLE_TIMEOUT_S = 20.0
+EXIT_TIMEOUT_S = 2.0
+MAX_DIRECTORIES = 10_000
+HISTORY = "history.jsonl"
+VERDICT = "verdict.json"
+
+Outcome = Literal["pass", "fail", "unknown", "skipped"]
+_WEIGHT: Mapping[Outcome, int] = {"skipped": 0, "pass": 1, "unknown": 2, "fail": 3}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What is booted: a QEMU that was probed, an accelerator that was chosen, a kernel, an initrd.
+
+    `shape`: what the user asked of the topology, under what a scenario needs (see `topology.direct`).
+    """
+
+    qemu: machine.Qemu
+    accel: machine.Accel
+    kernel: Path
+    initrd: Path
+    shape: Mapping[str, int | str] = field(default_factory=dict)
+    offers: frozenset[str] = frozenset()
+
+    def topology(self, scenario: Scenario) -> Topology:
+        """The topology that a scenario runs on. Errors: AskedWrongly."""
+        chosen: dict[str, Any] = {**self.shape, **scenario.shape}
+        return direct(**chosen)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How one scenario ended. `reason` says why it is not a pass; `verdict` is None only where it was skipped."""
+
+    scenario: Scenario
+    outcome: Outcome
+    reason: str
+    verdict: Verdict | None
+    seconds: float
+    directory: Path | None
+
+
+def judge(scenario: Scenario, verdict: Verdict) -> tuple[Outcome, str]:
+    """What a verdict means for a scenario that expects some outcomes: pass, or the first thing that is otherwise."""
+    for finding in verdict.failed:
+        if scenario.expect.get(f"{finding.subject} {finding.clause}") != "fail":
+            return "fail", f"{finding.subject} breaks {finding.clause}: {finding.text}"
+    own = {
+        f"{subject} {clause}": counts
+        for (subject, _, clause), counts in verdict.counts.items()
+        if not subject.startswith(GUEST)
+    }
+    for expected, outcome in scenario.expect.items():
+        counts = own.get(expected, Counts())
+        if not getattr(counts, {"fail": "failed", "pass": "passed"}.get(outcome, outcome)):
+            return "fail", f"{expected} was expected to end {outcome} and did not"
+    if verdict.nothing_judged:
+        return "unknown", "nothing was judged"
+    for found, counts in own.items():
+        if counts.unknown and scenario.expect.get(found) != "unknown":
+            return "unknown", f"{found} is not known"
+    return "pass", ""
+
+
+def exit_code(so_far: int, scenario: str, verdict: Verdict) -> int:
+    """The exit code after one more verdict: 1 (a rule broken) over 4 (unknown) over 0."""
+    known = SCENARIOS.get(scenario)
+    if known is None:
+        known = Scenario(name=scenario, body=_nothing, summary="")
+    return worse(so_far, judge(known, verdict)[0])
+
+
+def worse(so_far: int, outcome: Outcome) -> int:
+    """The exit code after one more outcome."""
+    code = {"fail": 1, "unknown": 4}.get(outcome, 0)
+    return code if so_far == 0 or code == 1 else so_far
+
+
+async def _nothing(_: Session) -> None:
+    """A recorded scenario that this version does not have has no body to run."""
+
+
+class BytesWitness:
+    """The bytes in the memory backend. See `bench.Witness`."""
+
+    name = "bytes"
+    f = "bytes"
+
+    def __init__(self, backend: FileBackend) -> None:
+        self._backend = backend
+
+    async def ask(self, value: dict[str, Any]) -> dict[str, Any]:
+        return {"data": self._backend.read(value["device"], value["dpa"], value["length"]).hex()}
+
+
+class Runner:
+    """`async with Runner(setup, run_dir=...) as runner:` then `run` each scenario; the guest is booted when needed."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        run_dir: Path,
+        seed: int,
+        breaks: str | None = None,
+        on_boot: Callable[[str], None] = lambda _: None,
+        checker: Callable[[History], Verdict] = check,
+    ) -> None:
+        self.setup = setup
+        self.run_dir = run_dir
+        self.seed = seed
+        self.boots = 0
+        self._breaks = breaks
+        self._on_boot = on_boot
+        self._check = checker
+        self._guest: Guest | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Runner:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._shut()
+
+    async def run(self, scenario: Scenario) -> Result:
+        """One scenario, whole. Errors: what stops a guest from booting; all else is in the Result."""
+        missing = sorted(scenario.needs - self.setup.offers)
+        if missing:
+            return Result(
+                scenario=scenario,
+                outcome="skipped",
+                reason=f"needs {', '.join(missing)}",
+                verdict=None,
+                seconds=0.0,
+                directory=None,
+            )
+        guest = await self._fit(self.setup.topology(scenario))
+        start = time.monotonic()
+        directory = new_directory(self.run_dir, scenario.name)
+        with Writer(directory / HISTORY, self._header(guest, scenario), time.monotonic_ns) as writer:
+            guest.begin(writer)
+            try:
+                reason, outcome = await self._body(scenario, _session(guest, writer))
+            finally:
+                guest.end()
+        with (directory / HISTORY).open("rb") as file:
+            verdict = self._check(History(file))
+        known = next((found.departure for found in verdict.findings if found.clause == "DEV-9.alive"), None)
+        if outcome == "unknown" and known is not None:
+            reason, outcome = f"the guest died of {known}, which is known", "pass"
+        judged, why = judge(scenario, verdict)
+        if _WEIGHT[judged] > _WEIGHT[outcome]:
+            reason, outcome = why, judged
+        result = Result(
+            scenario=scenario,
+            outcome=outcome,
+            reason=reason,
+            verdict=verdict,
+            seconds=time.monotonic() - start,
+            directory=directory,
+        )
+        (directory / VERDICT).write_text(json.dumps(as_data(result), indent=1) + "\n")
+        return result
+
+    async def _body(self, scenario: Scenario, session: Session) -> tuple[str, Outcome]:
+        """Run and settle; what the script itself had to say (the checker speaks later)."""
+        reason = ""
+        outcome: Outcome = "pass"
+        gone = False
+        try:
+            async with asyncio.timeout(scenario.timeout_s):
+                if self._breaks is not None:
+                    for device in session.devices:
+                        await session.break_rule(self._breaks, device=device)
+                await scenario.body(session)
+        except AssertionError as error:
+            reason, outcome = f"the scenario expected otherwise: {_assertion(error)}", "fail"
+        except TimeoutError:
+            reason, outcome = f"not over after {scenario.timeout_s} s", "unknown"
+        except (AskedWrongly, CannotRun):
+            await self._shut()
+            raise
+        except OutcomeUnknown as error:
+            reason, outcome = str(error), "unknown"
+            gone = isinstance(error, MachineGone)
+        except DcdError as error:
+            reason, outcome = str(error), "fail"
+        await self._settle(session, scenario.settle, gone)
+        return reason, outcome
+
+    async def _settle(self, session: Session, wanted: bool, doubtful: bool) -> None:
+        """Make the guest fit for the next scenario, or give it up. A guest that died leaves a `gone` line."""
+        assert self._guest is not None
+        try:
+            await self._guest.until(lambda: not doubtful, EXIT_TIMEOUT_S)
+            self._guest.alive()
+            if not wanted:
+                await self._shut()
+                return
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                await session.settle()
+        except MachineGone as error:
+            for device in session.devices:
+                op = session.writer.invoke("device", "gone", {"device": device, "reason": error.message})
+                session.writer.end(op, "ok", {"reason": error.message})
+            await self._shut()
+        except (DcdError, TimeoutError):
+            await self._shut()
+
+    async def _fit(self, shape: Topology) -> Guest:
+        """The guest that is there if it is of this shape, else a fresh one."""
+        if self._guest is not None and self._guest.shape == shape:
+            return self._guest
+        await self._shut()
+        self._on_boot(f"booting guest {self.boots + 1} (QEMU {self.setup.qemu.version}, {self.setup.accel})")
+        guest = Guest(
+            qemu=self.setup.qemu,
+            accel=self.setup.accel,
+            kernel=self.setup.kernel,
+            initrd=self.setup.initrd,
+            shape=shape,
+            run_dir=new_directory(self.run_dir, "guest"),
+        )
+        self.boots += 1
+        self._guest = await self._stack.enter_async_context(guest)
+        return self._guest
+
+    async def _shut(self) -> None:
+        self._guest = None
+        await self._stack.aclose()
+
+    def _header(self, guest: Guest, scenario: Scenario) -> Header:
+        return Header(
+            backend="qemu",
+            qemu={"version": guest.qemu.version, "origin": guest.qemu.origin, "accel": guest.accel},
+            host={"generation": "U", "kernel": guest.ready.get("kernel")},
+            devices=guest.devices(),
+            seed=self.seed,
+            scenario=scenario.name,
+        )
+
+
+def new_directory(parent: Path, name: str) -> Path:
+    """A directory of this name that was not there before: `name`, or `name.2`, `name.3` ... Errors: CannotRun."""
+    for number in range(1, MAX_DIRECTORIES):
+        path = parent / (name if number == 1 else f"{name}.{number}")
+        try:
+            path.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CannotRun(f"cannot make {path}: {error.strerror}; choose another --run-dir") from error
+        return path
+    raise CannotRun(f"{parent} holds {MAX_DIRECTORIES} directories called {name}; choose another --run-dir")
+
+
+def _session(guest: Guest, writer: Writer) -> Session:
+    backend = FileBackend(guest.shape, guest.run_dir)
+    witnesses: Iterable[Witness] = (BlockWitness(guest), BytesWitness(backend))
+    return Session(
+        writer=writer,
+        feed=guest,
+        injector=QmpInjector(guest.qmp),
+        host=AgentHost(guest),
+        witnesses={witness.name: witness for witness in witnesses},
+        backend=backend,
+    )
+
+
+def _assertion(error: AssertionError) -> str:
+    """The assertion's own words, or the line that failed."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = str(error) or frame.line or "an assertion"
+    return f"{said} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def as_data(result: Result) -> dict[str, Any]:
+    """A result as JSON data."""
+    return {
+        "scenario": result.scenario.name,
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "seconds": round(result.seconds, 3),
+        "directory": None if result.directory is None else result.directory.name,
+        "verdict": None if result.verdict is None else result.verdict.as_data(),
+    }
