@@ -1,0 +1,79 @@
+"""The command line: verbs, one module each; what they print and how they end.
+
+Exit codes: 0 everything as expected, known departures included; 1 a rule broken, or a departure no longer seen; 2 wrong
+usage; 3 the environment cannot; 4 an unexpected unknown, or nothing was judged; 70 our own fault. Whatever goes wrong
+ends in one line on stderr: no traceback reaches a user unless DCD_TRACEBACK is set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import typer
+
+from ..errors import DcdError
+from . import check, doctor, image, regress
+
+OWN_FAULT = 70
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="dcd",
+    help="A bench for CXL Dynamic Capacity: boots a guest with a DCD, injects extents, judges every answer by rule.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("regress")(regress.regress)
+app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
+app.add_typer(image.app, name="image")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code. Nothing but a code comes out of here."""
+    try:
+        result = app(args=list(arguments), standalone_mode=False, prog_name="dcd")
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.Abort:
+        return _say("dcd: stopped", INTERRUPTED)
+    except click.ClickException as error:
+        usage = getattr(error, "ctx", None)
+        where = f" (see {usage.command_path} --help)" if usage is not None else ""
+        return _say(f"dcd: {error.format_message()}{where}", 2)
+    except KeyboardInterrupt:
+        return _say("dcd: stopped", INTERRUPTED)
+    except DcdError as error:
+        if "DCD_TRACEBACK" in os.environ:
+            traceback.print_exc()
+        return _say(f"dcd: {error}", error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _say(f"dcd: our own fault: {type(error).__name__}: {error}; {_kept(error)}", OWN_FAULT)
+
+
+def _say(text: str, code: int) -> int:
+    print(text.replace("\n", " "), file=sys.stderr)  # noqa: T201 (the command line's own output)
+    return code
+
+
+def _kept(error: Exception) -> str:
+    """Where the traceback went: a user gets a line to report, and a developer the whole."""
+    if "DCD_TRACEBACK" in os.environ:
+        traceback.print_exc()
+        return "the traceback is above"
+    handle, name = tempfile.mkstemp(prefix="dcd-fault-", suffix=".txt")
+    with os.fdopen(handle, "w") as file:
+        traceback.print_exception(error, file=file)
+    return f"please report it with {Path(name)}"

@@ -1,0 +1,200 @@
+"""`dcd regress`: boot a guest with a DCD, run the scenarios, judge every answer.
+
+It finds the parts, chooses what runs, and shows what came of it; running is `scenario.runner`'s, judging `checker`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import image, machine
+from ..checker.explain import tell
+from ..report import table
+from ..scenario import SCENARIOS, Scenario, choose, ordered
+from ..scenario.runner import Result, Runner, Setup, as_data, worse
+from .progress import progress
+from .rundir import new_run_dir
+
+MAX_SEED = (1 << 32) - 1
+VERDICT = "verdict.json"
+REPORT = "report.txt"
+
+
+def regress(
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", "-s", metavar="NAME", help="Only these (patterns allowed).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Run the same choices again.", min=0, max=MAX_SEED)] = None,
+    regions: Annotated[int, typer.Option(help="DC regions of the device, 1 to 8.")] = 2,
+    size: Annotated[str, typer.Option(help="Its dynamic capacity, a multiple of 256M for each region.")] = "2G",
+    qemu: Annotated[
+        str | None, typer.Option(help="A qemu-system-x86_64, `system`, or `private`. [env: DCD_QEMU]")
+    ] = None,
+    kernel: Annotated[str | None, typer.Option(help="A bzImage. [env: DCD_KERNEL]")] = None,
+    initrd: Annotated[
+        str | None, typer.Option(help="A root of your own with python3; the agent is appended. [env: DCD_INITRD]")
+    ] = None,
+    accel: Annotated[str | None, typer.Option(help="kvm, tcg or auto. [env: DCD_ACCEL]")] = None,
+    breaks: Annotated[
+        str | None,
+        typer.Option("--break", metavar="CLAUSE", help="Have host U break this rule, to see it convicted."),
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; a fresh directory by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Only list the scenarios.")] = False,
+    print_command: Annotated[bool, typer.Option(help="Only print the QEMU command line of each topology.")] = False,
+) -> int:
+    """Run the scenarios on a real QEMU and a real kernel, and judge device and host by rule.
+
+    Exit: 0 everything as expected, known departures included; 1 a rule broken; 2 wrong usage; 3 the environment
+    cannot; 4 unknown, or nothing was judged.
+    """
+    chosen = ordered(choose(scenario or ()))
+    if list_only:
+        for one in SCENARIOS.values():
+            print(f"{one.name:24} {one.summary}")  # noqa: T201 (this verb's output)
+        return 0
+    seed = secrets.randbits(32) if seed is None else seed
+    err = Console(stderr=True, highlight=False)
+    with progress(err) as step:
+        parts = image.parts(qemu=qemu, kernel=kernel, initrd=initrd, progress=step)
+    setup = asyncio.run(_setup(parts, accel, {"regions": regions, "size": size}))
+    if print_command:
+        for line in dict.fromkeys(_command(setup, one) for one in chosen):
+            print(line)  # noqa: T201 (this verb's output)
+        return 0
+    directory = new_run_dir("regress", run_dir)
+    (directory / "parts.json").write_text(json.dumps(parts.manifest, indent=1) + "\n")
+    out = table.console()
+    if not as_json:
+        out.print(f"run {directory}", markup=False, soft_wrap=True)
+    results = asyncio.run(_run(setup, chosen, directory, seed, breaks, Console(stderr=True, highlight=False)))
+    data = {"seed": seed, "results": [as_data(result) for result in results]}
+    (directory / VERDICT).write_text(json.dumps(data, indent=1) + "\n")
+    with (directory / REPORT).open("w") as file:
+        _show(table.console(file), results, directory)
+    if as_json:
+        out.print_json(json.dumps(data))
+    else:
+        _show(out, results, directory)
+        again = _again(scenario, seed, breaks)
+        out.print(f"again: {again}", markup=False, soft_wrap=True)
+    code = 0
+    for result in results:
+        code = worse(code, result.outcome)
+    if not any(result.verdict is not None for result in results):
+        return 4
+    return code
+
+
+async def _setup(parts: image.Parts, accel: str | None, shape: dict[str, int | str]) -> Setup:
+    found = await machine.probe_qemu(parts.qemu_argv, origin=parts.qemu_origin)
+    chosen = await machine.choose_accel(found, kernel=parts.kernel, cache_dir=image.cache_dir(), asked=accel)
+    return Setup(qemu=found, accel=chosen, kernel=parts.kernel, initrd=parts.initrd, shape=shape)
+
+
+async def _run(
+    setup: Setup, chosen: Sequence[Scenario], directory: Path, seed: int, breaks: str | None, err: Console
+) -> list[Result]:
+    results: list[Result] = []
+    with err.status("starting") if err.is_terminal else _quiet() as status:
+
+        def say(text: str) -> None:
+            if status is not None:
+                status.update(text)
+            else:
+                err.print(text, markup=False)
+
+        async with Runner(setup, run_dir=directory, seed=seed, breaks=breaks, on_boot=say) as runner:
+            for number, one in enumerate(chosen, 1):
+                if status is not None:
+                    say(f"{number}/{len(chosen)} {one.name}")
+                result = await runner.run(one)
+                results.append(result)
+                if status is None:
+                    say(f"{number}/{len(chosen)} {one.name}: {result.outcome} ({result.seconds:.1f} s)")
+    return results
+
+
+class _quiet:
+    """No status line where there is no terminal."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _command(setup: Setup, scenario: Scenario) -> str:
+    argv = machine.full_argv(
+        qemu=setup.qemu,
+        topology=setup.topology(scenario),
+        kernel=setup.kernel,
+        initrd=setup.initrd,
+        accel=setup.accel,
+    )
+    return shlex.join(argv)
+
+
+def _again(patterns: list[str] | None, seed: int, breaks: str | None) -> str:
+    argv = ["dcd", "regress", "--seed", str(seed)]
+    for pattern in patterns or ():
+        argv += ["--scenario", pattern]
+    if breaks is not None:
+        argv += ["--break", breaks]
+    return shlex.join(argv)
+
+
+def _show(console: Console, results: Sequence[Result], directory: Path) -> None:
+    verdicts = [result.verdict for result in results if result.verdict is not None]
+    console.print(_by_scenario(results))
+    console.print()
+    console.print(table.by_clause(verdicts))
+    for result in results:
+        if result.verdict is None:
+            continue
+        for finding in result.verdict.failed:
+            console.print()
+            console.print(f"{result.scenario.name}:", style="bold")
+            console.print("\n".join(tell(finding)), markup=False, soft_wrap=True)
+    counts: dict[str, Any] = {}
+    for result in results:
+        counts[result.outcome] = counts.get(result.outcome, 0) + 1
+    departures = sorted({name for verdict in verdicts for name in verdict.departures})
+    console.print()
+    console.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())), style="bold")
+    if departures:
+        console.print(f"known departures seen: {', '.join(departures)}", markup=False, soft_wrap=True)
+    console.print(f"judge it again, without a machine: dcd check {shlex.quote(str(directory))}", soft_wrap=True)
+
+
+def _by_scenario(results: Sequence[Result]) -> Table:
+    shown = Table(title="By scenario", title_justify="left", box=None, pad_edge=False)
+    for name in ("scenario", "outcome"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("operations", "clauses", "seconds"):
+        shown.add_column(name, justify="right")
+    shown.add_column("why")
+    for result in results:
+        verdict = result.verdict
+        held = 0 if verdict is None else sum(1 for counts in table.totals([verdict]).values() if counts.passed)
+        shown.add_row(
+            result.scenario.name,
+            f"[{table.STYLE[result.outcome]}]{result.outcome}[/]",
+            "" if verdict is None else str(verdict.operations),
+            str(held or ""),
+            f"{result.seconds:.2f}" if verdict is not None else "",
+            result.reason,
+        )
+    return shown
