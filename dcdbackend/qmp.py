@@ -451,11 +451,11 @@ class _Record:
         os.close(self._fd)
 
     def write(self, direction: Literal["sent", "received"], message: Message) -> None:
-        text = _text(message)
+        text = bytes(message).strip()  # the very bytes, which qemu.qmp keeps
         if len(text) > _MAX_LOGGED:
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            text = _text({"id": message.get("id"), "bytes": len(text), "sha256": digest})
-        line = f'{{"t_ns":{self._clock()},"{direction}":{text}}}\n'.encode()
+            digest = hashlib.sha256(text).hexdigest()
+            text = _text({"id": message.get("id"), "bytes": len(text), "sha256": digest}).encode()
+        line = b'{"t_ns":%d,"%s":%s}\n' % (self._clock(), direction.encode(), text)
         try:
             written = os.write(self._fd, line)
             if written != len(line):

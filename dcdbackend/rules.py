@@ -113,6 +113,8 @@ DEV-6.disjoint | must host | answer | 8.2.9.9.9.3 | the ranges of an answer do n
 DEV-6.aligned | must host | answer | 8.2.9.9.9.3 | the ranges of an answer are whole blocks, at least one
 DEV-6.part | may host | answer | 8.2.9.9.9.3 | a host may take a part of an offered extent
 DEV-6.none | may host | answer | 8.2.9.9.9.3 | a host may refuse a chain with an answer of no ranges
+DEV-6.answered | may host | answer | 8.2.9.9.9.3 |
+    an offer is answered; no rule says when, so one that is still pending at the end is not known to be
 DEV-6.taken | must device | lists | 8.2.9.9.9.3 | what the answer names is accepted from then on
 DEV-6.left | must device | lists | 8.2.9.9.9.3 | what the answer leaves out goes back to free
 DEV-6.more | must device | answer block | 8.2.9.9.9.3 |

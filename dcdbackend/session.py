@@ -150,6 +150,7 @@ class Session:
         self._locks: dict[str, asyncio.Lock] = {}
         self._offers: dict[str, list[Offer]] = {name: [] for name in self.devices}
         self._requests: list[ReleaseRequest] = []
+        self._unread: dict[str, int] = dict.fromkeys(self.devices, 0)
         self._ended: dict[int, Op] = {}
         self._awaited: set[int] = set()
         self._invoked: dict[int, Op] = {}
@@ -234,15 +235,23 @@ class Session:
         value = {"device": device, "flags": int(more), "ranges": [list(r) for r in ranges]}
         return int((await self._do("answer", value)).value["rc"])
 
+    async def idle(self, *, device: str = "mem0", timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
+        """Wait until the host has read and cleared every record of what was injected; False if it did not in time."""
+        self._known(device)
+        return await self.feed.until(lambda: not self._unread[device], timeout_s)
+
     async def extents(self, *, device: str = "mem0", page: int = _LIST_PAGE) -> tuple[Range, ...]:
-        """The device's extent list as the host reads it (4801h), page by page, in the device's order."""
+        """The device's extent list as the host reads it (4801h), page by page, in the device's order.
+
+        An entry of no length is no extent and is left out; whether it may be there is the checker's to say.
+        """
         found: list[Range] = []
         while True:
             end = await self._do("extents", {"device": device, "count": page, "start": len(found)})
             if end.type != "ok" or "extents" not in end.value:
                 raise OutcomeUnknown(f"4801h of {device} gave {end.value}; the list is not known")
             entries = end.value["extents"]
-            found += [(entry["dpa"], entry["length"]) for entry in entries]
+            found += [(entry["dpa"], entry["length"]) for entry in entries if entry["length"]]
             if not entries or len(found) >= end.value["total"]:
                 return tuple(found)
 
@@ -431,7 +440,7 @@ class Session:
     def _see(self, op: Op) -> None:
         """Every line of the history as it is written: what it means for offers and requests that wait."""
         if op.type == "invoke":
-            if op.f in ("answer", "give_back", "clear"):
+            if op.f in ("answer", "give_back", "clear", "add", "release"):
                 self._invoked[op.op] = op
             return
         if op.op in self._awaited:
@@ -446,7 +455,10 @@ class Session:
             elif op.f == "give_back":
                 for request in self._requests:
                     request.given_back += [r for r in ranges if any(_overlap(r, asked) for asked in request.ranges)]
+            elif op.f in ("add", "release"):
+                self._unread[device] += len(began.value["extents"])
             elif op.f == "clear":
+                self._unread[device] -= len(began.value.get("handles", ()))
                 for request in self._requests:
                     request.handles -= set(began.value.get("handles", ()))
                 self._requests = [request for request in self._requests if not request.done]

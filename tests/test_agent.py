@@ -12,6 +12,7 @@ from typing import Any
 
 import construct
 import crcmod
+import jsonschema
 import pytest
 from agent_fakes import (
     CLOSE,
@@ -134,9 +135,9 @@ def machine(
 
 
 def refusal(root: Path, **how: Any) -> str:
-    found = device.find(str(root))
+    (function,) = pci.functions(str(root), pci.CLASS_MEMORY_DEVICE)
     with pytest.raises(CannotRun) as error:
-        device.take(str(root), found[0], window.read_cedt(str(root)), **how)
+        device.take(str(root), device.look(function), window.read_cedt(str(root)), **how)
     return str(error.value)
 
 
@@ -188,6 +189,19 @@ def test_survey_reports_what_cannot_be_taken_and_goes_on(tmp_path: Path) -> None
     assert isinstance(ready["devices"], list)
     shown = ready["devices"][0]
     assert (shown["serial"], shown["pci"]) == (SERIAL, "0000:0d:00.0") and "cxl_pci" in shown["error"]
+
+
+def test_survey_reports_a_device_whose_configuration_space_lies(tmp_path: Path) -> None:
+    place = machine(tmp_path)
+    space = bytearray(config_space((1, bytes(8))))
+    space[0x100:0x104] = (1 | 1 << 16 | 0x100 << 20).to_bytes(4, "little")
+    (place / "config").write_bytes(space)
+    ready, taken = program.survey(program.Options(root=str(tmp_path)))
+    assert taken == {} and isinstance(ready["devices"], list)
+    assert ready["devices"][0]["pci"] == place.name and "circle" in ready["devices"][0]["error"]
+    (place / "config").write_bytes(bytes(256))
+    ready, _ = program.survey(program.Options(root=str(tmp_path)))
+    assert isinstance(ready["devices"], list) and "256 of 4096 bytes" in ready["devices"][0]["error"]
 
 
 def test_a_machine_without_cxl(tmp_path: Path) -> None:
@@ -867,6 +881,13 @@ def test_the_history_says_what_the_registers_hold(tmp_path: Path) -> None:
     assert bench.controller.ends("answer")[0]["type"] == "fail"
 
 
+def test_what_the_controller_wrote_down_is_rung_or_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, FakeDcd(faults=frozenset({"payload-flips"})))
+    end = bench.controller.ask("give_back", flags=0, ranges=[[0, BLOCK]])
+    assert end["type"] == "info" and "not rung" in end["value"]["reason"]
+    assert 0x4803 not in [opcode for opcode, _ in bench.fake.commands]
+
+
 @pytest.mark.parametrize(
     ("add", "answers", "held"),
     [
@@ -1115,12 +1136,12 @@ def test_each_completion_carries_its_judgement_and_the_answer_that_of_the_record
 
 
 def test_judgements_merge() -> None:
-    one = {"device": {"DEV-4.more": "fail"}, "host": {}, "passed": ["DEV-4.type"], "evidence": [1]}
-    two = {"device": {}, "host": {"DEV-6.order": "fail"}, "passed": ["DEV-9.answers"], "evidence": [2]}
+    one = {"device": {"DEV-4.more": "fail"}, "host": {}, "passed": ("DEV-4.type",), "evidence": [1]}
+    two = {"device": {}, "host": {"DEV-6.order": "fail"}, "passed": ("DEV-9.answers",), "evidence": [2]}
     assert merge(one, two) == {
         "device": {"DEV-4.more": "fail"},
         "host": {"DEV-6.order": "fail"},
-        "passed": ["DEV-4.type", "DEV-9.answers"],
+        "passed": ("DEV-4.type", "DEV-9.answers"),
         "evidence": [1, 2],
     }
     assert merge(None, one) is one and merge(one, None) is one and merge(None, None) is None
@@ -1316,6 +1337,36 @@ def test_poweroff(bench: Bench) -> None:
 
 
 def test_a_judgement_larger_than_a_frame_is_cut(bench: Bench) -> None:
+    findings = bench.control.watched["mem0"].judge.findings
+    findings += [{"clause": "DEV-6.order", "evidence": "x" * 1000, "number": number} for number in range(500)]
+    judgement = bench.judgement()
+    assert judgement["cut"] == 500 and 10 < len(judgement["findings"]) < 65
+
+
+def test_every_line_of_the_agent_fits_the_schema(bench: Bench) -> None:
+    schema = json.loads((Path(history.__file__).parent / "history.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    bench.fake.log_raw(bytes(128))
+    for clause in (None, "DEV-6.inside", "DEV-8.16h", "DEV-7.some"):
+        bench.follow(breaks=clause)
+        bench.fake.offer((0, 8 * MIB))
+        bench.fake.ask_back((0, 8 * MIB))
+        bench.quiet()
+    bench.controller.ask("load", dpa=0, length=8)
+    bench.controller.ask("load", dpa=-1, length=8)
+    bench.controller.ask("store", dpa=0, data="00", side="host")
+    bench.controller.ask("extents", count=5, start=0)
+    bench.controller.ask("extents", count=5, start=99)
+    bench.controller.ask("answer", ranges=[[1]])
+    bench.fake.before = lambda opcode: setattr(bench.fake, "faults", frozenset({"short-page"}))
+    bench.fake.offer((0, 8 * MIB))
+    bench.controller.until(lambda: any("raw" in end["value"] for end in bench.controller.ends("events")))
+    for line in bench.controller.history:
+        whole = {"n": 2, **line, "op": abs(line["op"]), "t_ns": 0, "crc": "00000000"}
+        validator.validate({key: whole[key] for key in ("n", "op", "process", "type", "f", "t_ns", "value", "crc")})
+
+
+def test_findings_alike_are_counted_and_a_few_kept(bench: Bench) -> None:
     bench.follow(breaks="DEV-7.some")
     for _ in range(80):
         bench.fake.offer((0, BLOCK))
@@ -1323,7 +1374,7 @@ def test_a_judgement_larger_than_a_frame_is_cut(bench: Bench) -> None:
         bench.quiet()
     judgement = bench.judgement()
     assert judgement["host"]["DEV-7.some"]["fail"] == 160
-    assert 0 < len(judgement["findings"]) <= 200
+    assert [finding["clause"] for finding in judgement["findings"]] == ["DEV-7.some"] * 8
 
 
 # -- the program -----------------------------------------------------------------------------------------------------
@@ -1346,12 +1397,14 @@ def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixtur
 
 def test_the_port_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCD_AGENT_PORT", "/dev/y")
-    assert program.parse([]).port == "/dev/y"
+    monkeypatch.setenv("DCD_AGENT_UNBIND", "1")
+    assert program.parse([]) == program.Options(port="/dev/y", unbind=True)
 
 
-def test_no_port_is_a_fault_told_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main(["--root", str(tmp_path)]) == 70
-    assert "no virtio port 'dcd.agent'" in capsys.readouterr().err
+def test_no_port_is_told_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--root", str(tmp_path)]) == 3
+    told = capsys.readouterr().err
+    assert "no virtio port 'dcd.agent'" in told and told.count("\n") == 1
 
 
 def test_a_fault_of_our_own_is_told_to_the_controller_too(

@@ -17,7 +17,9 @@ from dcdbackend.checker.notation import header, parse, spell, statements
 from dcdbackend.errors import AskedWrongly, BadHistory
 from dcdbackend.history import Header, History, Op, op_line
 from dcdbackend.model import device as reference
+from dcdbackend.model.decide import manager_extents, queue
 from dcdbackend.model.departures import DEPARTURES, applicable
+from dcdbackend.model.reply import Device, reply
 from dcdbackend.rules import CLAUSES
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -106,6 +108,18 @@ def test_an_unknown_history_is_neither(history: Written) -> None:
     assert not found.failed
 
 
+@pytest.mark.parametrize("path", sorted(HISTORIES.glob("*/*.jsonl")), ids=lambda path: path.name)
+def test_what_was_recorded_on_a_real_qemu_is_judged_as_it_was(path: Path) -> None:
+    """Of the device there is nothing but known departures; the host is convicted where it was told to be wrong."""
+    with path.open("rb") as file:
+        found = check(History(file))
+    if path.parent.name == "good":
+        assert found.outcome == "departure", "\n".join(summary(found))
+    else:
+        assert {subject for subject, _ in failed(found)} == {"host"}, "\n".join(summary(found))
+    assert found.of("WITNESS.agree").passed
+
+
 def test_a_departure_that_is_not_known_is_a_failure() -> None:
     """The same history of a real QEMU, judged as if nothing were known of it."""
     history = written(HISTORIES / "good" / "qemu_departures.txt")
@@ -181,6 +195,21 @@ def test_overlap_passes_only_because_both_orders_are_tried() -> None:
     assert failed(verdict(text % "free")) == {("device", "DEV-5.pending")}
     one_order = Limits(branches=64, tries=1, trail=256)
     assert verdict(text % "accepted", limits=one_order).outcome == "unknown"
+
+
+def test_the_operation_that_broke_the_rule_is_named_not_the_one_that_showed_it() -> None:
+    """The record belongs to an add that must have been refused, and whose end comes after the record."""
+
+    def answer(there: Device, f: str, sent: dict[str, Any]) -> tuple[Device, str, dict[str, Any]]:
+        if f == "add" and len(there.state.pending):
+            extents = manager_extents(there.state, sent)
+            return there._replace(state=queue(there.state, 0, sent, extents)), "ok", {}
+        return reply(there, f, sent)
+
+    head = header()
+    found = check(parse("add 0+2M; add 0+4M { events; events }; block 0", head=head, answer=answer), head)
+    assert failed(found) == {("device", "DEV-3.pending")}
+    assert found.findings[0].lines[:2] == (3, 8)
 
 
 def test_three_witnesses_may_not_see_an_answer_come_and_go() -> None:

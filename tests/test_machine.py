@@ -99,6 +99,7 @@ async def test_it_starts_greets_and_ends(tmp_path: Path) -> None:
     async with a_machine(run_dir) as one:
         assert alive(one.pid)
         assert one.returncode is None
+        assert os.getsid(one.pid) == one.pid, "a Ctrl-C at our terminal is not its business"
         assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
         connection = one.take_qmp()
         with connection:

@@ -90,7 +90,7 @@ class AgainstBlocks(RuleBasedStateMachine):
         found = model.step(self.judge, op)
         assert isinstance(found, Next), found
         assert all(finding.subject == "host" for finding in found.findings), found.findings
-        assert not found.unknown
+        assert set(found.unknown) <= {"DEV-17.dropped", "DEV-5.data"}  # equal bytes may have been there before
         self.judge = found.state
         if f not in ("add", "release"):
             seen = model.step(self.guest, op)
@@ -252,6 +252,8 @@ def test_the_guest_judges_its_host_by_the_offers_that_it_has_seen() -> None:
 
 def test_the_guest_is_lost_when_what_it_never_saw_succeeds() -> None:
     found = after(held_by_guest(), "answer", sent((BLOCK * 8, BLOCK)))
+    assert not found.findings, "the device had offered it: the host answered before it read"
+    assert "DEV-6.inside" in found.unknown
     assert found.state.notes.lost
     again = after(found.state, "answer", sent((0, BLOCK)))
     assert again.judged == ()

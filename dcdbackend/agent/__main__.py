@@ -1,10 +1,11 @@
 """The agent's program: `python3 -m dcdbackend.agent [--port PATH] [--root DIR] [--unbind] [--poll sleep|spin]`.
 
 It runs as a child of the guest's init, which powers off when it ends: status 0 when the controller asked for that,
-2 for a wrong command line, 70 for a fault of its own. Such a fault is told twice, to the controller as
-{"fault": ...} and on standard error (the console); nothing is swallowed.
+2 for a wrong command line, 3 when it cannot work here, 4 when the controller stayed away, 70 for a fault of its own.
+What ended it is told twice, to the controller as {"fault": ...} and on standard error (the console).
 
-The port can be given by --port or DCD_AGENT_PORT; else it is the virtio port named dcd.agent.
+The port can be given by --port or DCD_AGENT_PORT; else it is the virtio port named dcd.agent. DCD_AGENT_UNBIND=1 is
+--unbind: the kernel hands words of its command line that it does not know to init as environment.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import NamedTuple
 from .. import crc, link
 from ..errors import CannotRun, DcdError
 from ..history import encode
-from . import device, sysfs, window
+from . import device, pci, sysfs, window
 from .control import Control
 from .port import PORT_NAME, Port, VirtioPort, find_port
 
@@ -45,7 +46,7 @@ class Options(NamedTuple):
 
 def parse(arguments: list[str]) -> Options:
     """Errors: SystemExit 2 with one line; 0 for --help."""
-    options = Options(port=os.environ.get("DCD_AGENT_PORT"))
+    options = Options(os.environ.get("DCD_AGENT_PORT"), unbind=os.environ.get("DCD_AGENT_UNBIND") == "1")
     rest = list(arguments)
     while rest:
         name, given, value = rest.pop(0).partition("=")
@@ -123,13 +124,16 @@ def survey(options: Options) -> tuple[dict[str, object], dict[int, device.Device
         windows = window.read_cedt(root)
     except DcdError as found:
         windows, error = (), str(found)
-    for each in device.find(root):
+    for function in pci.functions(root, pci.CLASS_MEMORY_DEVICE):
+        serial: int | None = None
         try:
-            if each.serial in taken:
-                raise CannotRun(f"two devices have serial {each.serial}; give each its own (sn=)")
-            one = device.take(root, each, windows, unbind=options.unbind)
+            seen = device.look(function)
+            serial = seen.serial
+            if serial in taken:
+                raise CannotRun(f"two devices have serial {serial}; give each its own (sn=)")
+            one = device.take(root, seen, windows, unbind=options.unbind)
         except DcdError as found:
-            shown.append(device.refused(each, found))
+            shown.append(device.refused(function, serial, found))
             continue
         assert one.serial is not None
         taken[one.serial] = one
@@ -171,19 +175,21 @@ def _be_prompt() -> None:
 
 
 def _fault(error: Exception, port: Port | None) -> int:
-    """Tell a fault of our own on the console and to the controller; the exit status."""
-    import traceback
+    """Tell what ended the agent on the console and to the controller; the exit status."""
+    text = f"{type(error).__name__}: {error}"
+    sys.stderr.write(f"dcdbackend.agent: ended by {text}\n")
+    if not isinstance(error, DcdError):
+        import traceback
 
-    lines = traceback.format_exception(error)
-    sys.stderr.write("dcdbackend.agent: ended by a fault\n" + "".join(lines))
+        sys.stderr.write("".join(traceback.format_exception(error)))
     sys.stderr.flush()
     if port is not None:
         try:
-            port.put(link.CONTROL, encode({"fault": f"{type(error).__name__}: {error}", "traceback": lines[-6:]}))
+            port.put(link.CONTROL, encode({"fault": text}))
             port.flush(patience_s=_FAULT_PATIENCE_S)
         except DcdError as again:
             sys.stderr.write(f"dcdbackend.agent: the controller could not be told: {again}\n")
-    return 70
+    return error.exit_code if isinstance(error, DcdError) else 70
 
 
 if __name__ == "__main__":

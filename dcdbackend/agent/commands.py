@@ -178,7 +178,8 @@ class Commands:
     def run(self, process: str, f: str, payload: bytes, op: int | None = None, *, later: bool = False) -> End:
         """Send `payload` as the command of `f`; how it ended, after it was recorded.
 
-        `op` is the number of an operation that the controller has begun; without it the operation begins here.
+        `op` is the number of an operation that the controller has begun; without it the operation begins here. What
+        the controller wrote down must be what is rung: where the registers hold something else, nothing is.
         Errors: TimedOut (an earlier command still runs: nothing was begun), AskedWrongly (too long), LinkLost.
         """
         operation = OPERATIONS[f]
@@ -192,6 +193,10 @@ class Commands:
         journal = self._journal
         if op is None:
             op = journal.begin(process, f, value)
+        elif sent.payload != payload:
+            end = End("info", {"reason": f"not rung: the payload registers hold {sent.payload.hex()[:80]}"})
+            journal.end(op, process, end.type, f, end.value)
+            return end
         if operation.ahead:
             journal.flush()
         end = self._ring(operation)
@@ -208,7 +213,11 @@ class Commands:
                 self.judge_later()
             return
         self.judge_later()
-        judged = merge(self._carried, self._judge.step(f, sent, end.type, end.value))
+        judged = self._judge.step(f, sent, end.type, end.value)
+        if f not in OPERATIONS:  # loads and stores carry no judgement; the totals hold it
+            self._journal.end(op, process, end.type, f, end.value)
+            return
+        judged = merge(self._carried, judged)
         self._carried = None
         self._journal.end(op, process, end.type, f, {**end.value, "judged": judged} if judged else end.value)
 

@@ -172,7 +172,7 @@ class Control:
         findings: list[Value] = []
         for name, watched in self.watched.items():
             watched.commands.judge_later()
-            for subject, clauses in watched.judge.totals.items():
+            for subject, clauses in watched.judge.totals().items():
                 for clause, counts in clauses.items():
                     sums = totals[subject].setdefault(clause, dict.fromkeys(counts, 0))
                     for outcome, count in counts.items():

@@ -39,13 +39,10 @@ class Found(NamedTuple):
     located: tuple[pci.Located, ...]
 
 
-def find(root: str) -> list[Found]:
-    """Every CXL memory device on the bus, by address. Errors: CannotRun, AnsweredWrongly."""
-    found = []
-    for function in pci.functions(root, pci.CLASS_MEMORY_DEVICE):
-        config = pci.config_space(function)
-        found.append(Found(function, pci.serial_number(config), pci.located_registers(config)))
-    return found
+def look(function: pci.Function) -> Found:
+    """What the function's configuration space says. Errors: CannotRun, AnsweredWrongly."""
+    config = pci.config_space(function)
+    return Found(function, pci.serial_number(config), pci.located_registers(config))
 
 
 class Device:
@@ -117,9 +114,9 @@ def describe_region(index: int, region: DcRegion) -> dict[str, Any]:
     }
 
 
-def refused(found: Found, error: DcdError) -> dict[str, Any]:
+def refused(function: pci.Function, serial: int | None, error: DcdError) -> dict[str, Any]:
     """A device that could not be taken, as the `ready` message shows it."""
-    return {"serial": found.serial, "pci": found.function.address, "error": str(error)}
+    return {"serial": serial, "pci": function.address, "error": str(error)}
 
 
 def take(root: str, found: Found, windows: tuple[window.FixedWindow, ...], *, unbind: bool = False) -> Device:

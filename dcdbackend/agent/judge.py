@@ -17,18 +17,21 @@ from ..model import device as model
 from ..model.state import Completed, Config, Violation, lose
 from ..rules import CLAUSES
 
-MAX_FINDINGS = 200
+MAX_ALIKE = 8
+"""So many findings of one clause and outcome are kept; the totals count them all."""
 MAX_EVIDENCE = 32
 
 Value = dict[str, Any]
+Totals = dict[str, dict[str, dict[str, int]]]
 
 
 class Judge:
     """The judgement of one device and its host. `held`: what the device held before anybody looked."""
 
     def __init__(self, config: Config, held: ExtentSet = EMPTY) -> None:
-        self.totals: dict[str, dict[str, dict[str, int]]] = {"device": {}, "host": {}}
         self.findings: list[Value] = []
+        self._passes: dict[tuple[str, ...], int] = {}
+        self._others: dict[tuple[str, str, str], int] = {}
         self._state = model.initial(config)._replace(accepted=held)
 
     def step(self, f: str, sent: Value, kind: str, received: Value) -> Value | None:
@@ -48,18 +51,15 @@ class Judge:
             self._state = after.state
         if not (passed or findings or unknown):
             return None
-        judged: Value = {"device": {}, "host": {}, "passed": list(passed), "evidence": []}
-        for clause in passed:
-            self._count(CLAUSES[clause].subject, clause, "pass")
+        judged: Value = {"device": {}, "host": {}, "passed": passed, "evidence": []}
+        self._passes[passed] = self._passes.get(passed, 0) + 1
         for clause in unknown:
-            subject = self._count(CLAUSES[clause].subject, clause, "unknown")
-            judged[subject][clause] = "unknown"
+            judged[self._count(CLAUSES[clause].subject, clause, "unknown")][clause] = "unknown"
         for finding in findings:
-            subject = self._count(finding.subject, finding.clause, finding.outcome)
-            judged[subject][finding.clause] = finding.outcome
+            judged[self._count(finding.subject, finding.clause, finding.outcome)][finding.clause] = finding.outcome
             shown = describe(finding)
             judged["evidence"].append(shown)
-            if len(self.findings) < MAX_FINDINGS:
+            if self._others[_subject(finding.subject), finding.clause, finding.outcome] <= MAX_ALIKE:
                 self.findings.append({"f": f, "sent": sent, **shown})
         return judged
 
@@ -67,12 +67,26 @@ class Judge:
         """From now on the device's state is not known (something was sent that nobody recorded)."""
         self._state = lose(self._state, why)
 
+    def totals(self) -> Totals:
+        """How often each clause ended how: subject, clause, outcome."""
+        found: Totals = {"device": {}, "host": {}}
+        counts = [((_subject(CLAUSES[c].subject), c, "pass"), n) for some, n in self._passes.items() for c in some]
+        for (subject, clause, outcome), count in (*counts, *self._others.items()):
+            outcomes = found[subject].setdefault(clause, {"pass": 0, "fail": 0, "unknown": 0, "departure": 0})
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+        return found
+
     def _count(self, subject: str, clause: str, outcome: str) -> str:
-        """Count it; the subject under which it is reported (what is neither device's nor host's is the device's)."""
-        subject = subject if subject in self.totals else "device"
-        counts = self.totals[subject].setdefault(clause, {"pass": 0, "fail": 0, "unknown": 0, "departure": 0})
-        counts[outcome] = counts.get(outcome, 0) + 1
+        """Count it; the subject under which it is reported."""
+        subject = _subject(subject)
+        name = (subject, clause, outcome)
+        self._others[name] = self._others.get(name, 0) + 1
         return subject
+
+
+def _subject(subject: str) -> str:
+    """What is neither the device's nor the host's is told with the device's."""
+    return "host" if subject == "host" else "device"
 
 
 def merge(one: Value | None, two: Value | None) -> Value | None:
@@ -82,7 +96,7 @@ def merge(one: Value | None, two: Value | None) -> Value | None:
     return {
         "device": {**one["device"], **two["device"]},
         "host": {**one["host"], **two["host"]},
-        "passed": one["passed"] + two["passed"],
+        "passed": (*one["passed"], *two["passed"]),
         "evidence": (one["evidence"] + two["evidence"])[-MAX_EVIDENCE:],
     }
 

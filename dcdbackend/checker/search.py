@@ -153,6 +153,10 @@ class Judge:
             self.warnings.append(f"the history ends while operation {begin.op} ({begin.f}) is open")
             self._unanswered(begin)
         self._settle(everything=True)
+        if not (self.convicted or self.unknown_from or self._is_gone):
+            states = [branch.state for branch in self._branches] or [self._state]
+            for _ in range(min(len(state.chains) for state in states)):
+                self.tally.count(HOST, "DEV-6.answered", "unknown")
         if self.convicted:
             self.warnings.append(f"{self._name} is not judged after line {self.convicted}")
         if self.unknown_from:
@@ -364,7 +368,30 @@ class Judge:
             self._branches = branches
             self._settle(everything=True)
             self._past = failure[1].done
-            self._convict(begin, end, failure[0], failure[1].state)
+            culprit = self._culprit(failure[1], begin, end)
+            if culprit is None:
+                self._convict(begin, end, failure[0], failure[1].state)
+                return
+            first, violation = culprit
+            self._past |= {first.begin.op}
+            self._convict(first.begin, first.end, violation, first.before)
+            self._end_convicted(begin, end)
+
+    def _culprit(self, branch: Branch, begin: Op, end: Op) -> tuple[Entry, Violation] | None:
+        """An open operation by which the device broke a rule, and but for which this one would be permitted."""
+        done = Completed(end.f, begin.value, end.type, end.value)
+        for other in self._open.values():
+            told = self._end_of(other.op) if other.op not in branch.done and other.op not in self._late else None
+            if told is None or told.type == "info":
+                continue
+            first = Completed(told.f, other.value, told.type, told.value)
+            found = self._step(branch.state, first)
+            if not isinstance(found, Violation):
+                continue
+            after = self._model.follow(branch.state, first)
+            if not isinstance(self._step(after, done), Violation):
+                return Entry(other, told, (), (), (), branch.state, after), found
+        return None
 
     def _forever(self, begin: Op) -> None:
         """An operation that may take effect at any time from now on, or never: it stays open."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..rules import CLAUSES
+
 OUTCOMES = ("pass", "fail", "unknown", "departure", "skipped")
 DEVICE, HOST, MANAGER, WITNESS = "device", "host", "manager", "witness"
 GUEST = "guest."
@@ -69,11 +71,19 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """`fail` if a rule was broken, else `unknown` (also if nothing was judged), `departure`, `pass`."""
+        """`fail` if a rule was broken, else `unknown` (also if nothing was judged), `departure`, `pass`.
+
+        What is only permitted (kind may) can stay unknown without making the whole so.
+        """
         if self.failed:
             return "fail"
         own = [counts for (subject, _, _), counts in self.counts.items() if not subject.startswith(GUEST)]
-        if self.nothing_judged or any(counts.unknown for counts in own):
+        demanded = [
+            counts
+            for (subject, _, clause), counts in self.counts.items()
+            if not subject.startswith(GUEST) and (clause not in CLAUSES or CLAUSES[clause].kind == "must")
+        ]
+        if self.nothing_judged or any(counts.unknown for counts in demanded):
             return "unknown"
         return "departure" if any(counts.departure for counts in own) else "pass"
 

@@ -13,13 +13,15 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 from ..errors import DcdError
 from . import check, doctor, image, regress
 
+UsageProblem = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""Whatever is wrong with a command line; Typer's newer versions carry a Click of their own."""
 OWN_FAULT = 70
 INTERRUPTED = 130
 
@@ -42,14 +44,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = app(args=list(arguments), standalone_mode=False, prog_name="dcd")
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _say("dcd: stopped", INTERRUPTED)
-    except click.ClickException as error:
-        usage = getattr(error, "ctx", None)
-        where = f" (see {usage.command_path} --help)" if usage is not None else ""
-        return _say(f"dcd: {error.format_message()}{where}", 2)
     except KeyboardInterrupt:
         return _say("dcd: stopped", INTERRUPTED)
     except DcdError as error:
@@ -60,6 +58,11 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, UsageProblem):
+            problem: Any = error
+            usage = getattr(error, "ctx", None)
+            where = f" (see {usage.command_path} --help)" if usage is not None else ""
+            return _say(f"dcd: {problem.format_message()}{where}", 2)
         return _say(f"dcd: our own fault: {type(error).__name__}: {error}; {_kept(error)}", OWN_FAULT)
 
 

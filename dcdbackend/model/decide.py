@@ -121,8 +121,8 @@ REFUSALS: dict[str, dict[int, Fault]] = {
 # What a host breaks by sending it: DEV-6 for an answer, DEV-7 for a release. It says nothing of what the device does.
 BREACHES: dict[str, tuple[tuple[int, str, str], ...]] = {
     "answer": (
-        (EMPTY_RANGE | WRAPS | OFF_BLOCK, "DEV-6.aligned", "a range of the answer is not whole blocks"),
-        (OUTSIDE | NOT_OFFERED, "DEV-6.inside", "the answer names what was not offered"),
+        (EMPTY_RANGE | OFF_BLOCK, "DEV-6.aligned", "a range of the answer is not whole blocks"),
+        (OUTSIDE | WRAPS | NOT_OFFERED, "DEV-6.inside", "the answer names what was not offered"),
         (LATER_CHAIN, "DEV-6.oldest", "the answer names a later offer than the oldest pending one"),
         (ACCEPTED, "DEV-6.accepted", "the answer names what the host holds already"),
         (OVERLAP, "DEV-6.disjoint", "two ranges of the answer overlap each other"),
@@ -130,9 +130,9 @@ BREACHES: dict[str, tuple[tuple[int, str, str], ...]] = {
     ),
     "give_back": (
         (NONE, "DEV-7.some", "the release names no range"),
-        (EMPTY_RANGE | WRAPS | OFF_BLOCK, "DEV-7.aligned", "a range of the release is not whole blocks"),
+        (EMPTY_RANGE | OFF_BLOCK, "DEV-7.aligned", "a range of the release is not whole blocks"),
         (PENDING, "DEV-7.pending", "the release names pending capacity"),
-        (OUTSIDE | NOT_HELD, "DEV-7.held", "the release names what the host does not hold"),
+        (OUTSIDE | WRAPS | NOT_HELD, "DEV-7.held", "the release names what the host does not hold"),
         (OVERLAP, "DEV-7.disjoint", "two ranges of the release overlap each other"),
     ),
 }
@@ -502,7 +502,7 @@ def queue(state: State, kind: int, sent: dict[str, Any], extents: Sequence[Exten
         lost = tuple(records[kept:])
         notes = notes._replace(overflow=notes.overflow + len(lost), untold=notes.untold + lost)
         del records[kept:]
-        if kind == ADD:
+        if kind == ADD and chains:
             chains = (*chains[:-1], chains[-1]._replace(lost=True))
     return State(
         config,

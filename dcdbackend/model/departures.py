@@ -28,6 +28,7 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("QEMU-qmp-wraps", "DEV-9.alive", "an extent over QMP whose offset + length reaches 2^64 kills it", _NEWER),
     ("QEMU-empty-answer", "DEV-9.alive", "an empty 4802h while nothing is pending kills it", _NEWER),
     ("QEMU-release-nothing", "DEV-2.nonempty", "4803h of a range without length succeeds", _NEWER),
+    ("QEMU-add-full", "DEV-8.1Dh", "an add over QMP of more extents than it supports is offered", _NEWER),
     ("QEMU-counts-twice", "DEV-8.served", "4802h counts offered extents twice: the last of 512 get 1Dh", _NEWER),
     ("QEMU-list-pending", "DEV-10.extents", "a list page has an empty entry for each pending extent", _NEWER),
     ("QEMU-log", "DEV-4.whole", "the event log holds 8 records: what a longer chain has more is lost", _MEASURED),

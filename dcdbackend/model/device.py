@@ -24,10 +24,12 @@ from .decide import (
     HOST,
     IN_SHADOW,
     INVALID_INPUT,
+    LATER_CHAIN,
     LOG,
     NO_OVERFLOW,
     PARTLY,
     REFUSALS,
+    TOO_MANY,
     UNSEEN,
     Decision,
     Fault,
@@ -45,11 +47,15 @@ from .decide import (
     decide_give_back,
     decide_release,
     manager_extents,
+    queue,
     read_handles,
     read_ranges,
     supported_extents,
 )
 from .state import (
+    ADD,
+    RELEASE,
+    Chain,
     Completed,
     Config,
     Next,
@@ -170,10 +176,14 @@ def follow(state: State, op: Completed) -> State:
         return state
     if op.f in ("add", "release"):
         extents = manager_extents(state, op.sent)
+        offered: list[Extent] = []
         for extent in extents if op.f == "add" else ():
-            if not decide_add(state, op.sent, (extent,)).faults:
-                state = apply_add(state, op.sent, (extent,))
-        return state
+            if not decide_add(state, op.sent, (extent,)).faults & ~(TOO_MANY | HOST):
+                state = state._replace(pending=state.pending.add(extent))
+                offered.append(extent)
+        if offered:
+            state = state._replace(chains=(*state.chains, Chain(tuple(offered))))
+        return queue(state, ADD if op.f == "add" else RELEASE, op.sent, extents)
     if op.f == "answer":
         flags, ranges, _short = read_ranges(op.sent)
         good = [pair for pair in ranges if not decide_answer(state, flags, (pair,)).faults]
@@ -227,6 +237,8 @@ def _host_command(
     held: tuple[str, ...] = ()
     if ranges or state.chains:
         held = _HELD_BY_HOST[f, min(len(ranges), 2), others]
+        if f == "answer" and op.type == "ok" and state.chains:
+            held = (*held, "DEV-6.answered")
     findings: tuple[Violation, ...] = ()
     unsure: tuple[str, ...] = ()
     if decision.host:
@@ -242,6 +254,8 @@ def _host_command(
             return _wrongly_served(state, op, decision)._replace(also=findings, judged=held)
         if decision.unsure:
             lost = lose(state, "a command succeeded that concerns what was not seen")
+            unsure += tuple([found.clause for found in findings if found.clause == "DEV-6.inside"])
+            findings = tuple([found for found in findings if found.clause not in unsure])
             return Next(lost, held + _ANSWERED, findings, (_UNKNOWN_CLAUSE[f], *unsure))
         return Next(after(), held + (_SERVED if f == "answer" else _given(state, ranges)), findings)
     if decision.faults & IN_SHADOW and op.received["rc"] in decision.codes:
@@ -284,6 +298,8 @@ def _breaches(
     broken = {found.clause for found in findings}
     if decision.host & UNSEEN:
         broken |= {"DEV-6.oldest", "DEV-6.inside", "DEV-6.order"}
+    if decision.host & LATER_CHAIN:  # offered it was, but to a guest that has not read so far it was not
+        broken.add("DEV-6.inside")
     kept = tuple([clause for clause in held if clause not in broken])
     if op.f == "answer" and decision.host & PARTLY and not findings:
         kept = (*kept, "DEV-6.part")
@@ -381,11 +397,9 @@ def _manager(
     """Add and release alike."""
     f = op.f
     if op.type == "ok":
-        if decision.faults == HOST and op.sent["via"] == "qmp" and "QEMU-host" in state.config.departures:
-            text = f"host {op.sent['host_id']} is not served, and the request was accepted"
-            return Next(after(), _ANSWERED, (departed("QEMU-host", "DEV-8.02h-host", text, op),))
         if decision.faults:
-            return _wrongly_served(state, op, decision)
+            known = _served_by_qmp(state, op, decision.faults)
+            return Next(after(), _ANSWERED, known) if known else _wrongly_served(state, op, decision)
         if decision.unsure and extents:
             lost = lose(state, f"policy {op.sent['policy']} was served: what it chose is not known")
             return Next(lost, _ANSWERED, (), (_UNKNOWN_CLAUSE[f],))
@@ -397,6 +411,21 @@ def _manager(
     if decision.unsure:
         return Next(_unchanged(state, f, ranges), _ANSWERED, (), (_UNKNOWN_CLAUSE[f],))
     return Next(_unchanged(state, f, ranges), _refused(f, decision))
+
+
+def _served_by_qmp(state: State, op: Completed, faults: int) -> tuple[Violation, ...]:
+    """The departures that explain why a request over QMP was accepted in spite of these faults; () if they do not."""
+    if op.sent["via"] != "qmp" or faults & ~(HOST | TOO_MANY):
+        return ()
+    found: list[Violation] = []
+    if faults & HOST:
+        text = f"host {op.sent['host_id']} is not served, and the request was accepted"
+        found.append(departed("QEMU-host", "DEV-8.02h-host", text, op))
+    if faults & TOO_MANY:
+        text = f"more extents than the {supported_extents(state)} supported were accepted for an offer"
+        found.append(departed("QEMU-add-full", "DEV-8.1Dh", text, op))
+    known = state.config.departures
+    return tuple(found) if all(violation.departure in known for violation in found) else ()
 
 
 # ---- what commands have in common

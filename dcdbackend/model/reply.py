@@ -21,6 +21,7 @@ from .decide import (
     LOG,
     NO_OVERFLOW,
     REFUSALS,
+    TOO_MANY,
     apply,
     apply_clear,
     apply_give_back,
@@ -80,8 +81,9 @@ def _manager(device: Device, f: str, sent: dict[str, Any]) -> tuple[Device, str,
     departures = state.config.departures
     if sent.get("forced"):
         return device, "fail", {"error": "GenericError", "desc": "forced release is not served"}
-    if decision.faults == HOST and "QEMU-host" in departures:
-        decision = decision._replace(faults=0)
+    if sent["via"] == "qmp":
+        unchecked = (HOST if "QEMU-host" in departures else 0) | (TOO_MANY if "QEMU-add-full" in departures else 0)
+        decision = decision._replace(faults=decision.faults & ~unchecked)
     if decision.faults or decision.unsure:
         fault = next((fault for bit, fault in REFUSALS[f].items() if decision.faults & bit), None)
         error: Received = {"error": "GenericError", "desc": fault.text if fault else "the policy is not served"}
@@ -171,7 +173,7 @@ def _record(state: State, record: Record) -> dict[str, Any]:
         "length": record.length,
         "tag": tag,
         "sequence": record.sequence,
-        "available_extents": supported - record.used,
+        "available_extents": max(supported - record.used, 0),
         "available_tags": 0,
     }
 
