@@ -237,7 +237,8 @@ WITNESS.agree | must witness | - | - | the guest's own judgement of a step and t
 """
 
 
-def _read(table: str) -> dict[str, Clause]:
+def read_table(table: str) -> dict[str, Clause]:
+    """Clauses from their textual form: `id | kind and subject | witnesses | section | text`, indented lines go on."""
     found: dict[str, Clause] = {}
     for line in table.replace("\n    ", " ").splitlines():
         name, who, seen, section, text = [cell.strip() for cell in line.split("|")]
@@ -248,7 +249,7 @@ def _read(table: str) -> dict[str, Clause]:
     return found
 
 
-CLAUSES: dict[str, Clause] = _read(_TABLE)
+CLAUSES: dict[str, Clause] = read_table(_TABLE)
 
 
 def of_rule(rule: str) -> tuple[Clause, ...]:
