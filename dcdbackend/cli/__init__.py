@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from ..errors import DcdError
-from . import check, doctor, image, regress
+from . import check, decode, doctor, image, regress
 
 UsageProblem = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Whatever is wrong with a command line; Typer's newer versions carry a Click of their own."""
@@ -36,6 +36,8 @@ app = typer.Typer(
 app.command("regress")(regress.regress)
 app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
+app.command("decode")(decode.decode)
+app.command("encode")(decode.encode)
 app.add_typer(image.app, name="image")
 
 

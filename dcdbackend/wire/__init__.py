@@ -7,6 +7,10 @@ object leaves this package.
 
 `STRUCTURES` finds the class by opcode and direction; a command that is not in it has an empty payload there,
 or is not known here.
+
+What a fabric manager sends and gets is in `fmapi`, with a `STRUCTURES` of its own: nothing here imports it, because
+the guest imports this and would pay for every class. Nor does the guest need what is for people: `catalog` (all
+structures by name, and what their numbers mean), `dissect` (bytes as a tree), `plain` (values as JSON has them).
 """
 
 from __future__ import annotations
