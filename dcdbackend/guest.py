@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from . import bench, history, link, machine, topology
 from .errors import AnsweredWrongly, AskedWrongly, DcdError, LinkLost, MachineGone, OutcomeUnknown, TimedOut
@@ -30,10 +30,22 @@ _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 64
 _SEND_BOUND_BYTES = 1 << 20
 _STRAYS = 1000
+SILENCE_S = 2.0
+EXIT_TIMEOUT_S = 1.0
+_OUTSIDE = frozenset(("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"))
+"""Signals that a crash never is."""
 _HEADER_KEYS = ("serial", "regions", "payload_size", "supported_extents", "supported_tags")
 _GUEST_FUNCTIONS = frozenset(history.HOST)
 _ENDS = frozenset(("ok", "fail", "info"))
 _ERRORS = {kind.__name__: kind for kind in (AskedWrongly, AnsweredWrongly, OutcomeUnknown, TimedOut)}
+
+
+class Death(NamedTuple):
+    """How a guest died. `kind`: `device` (QEMU crashed, or ended by itself), `outside` (somebody killed QEMU),
+    `panic` (the guest's kernel), `silent` (its agent does not answer)."""
+
+    kind: Literal["device", "outside", "panic", "silent"]
+    text: str
 
 
 class Channel:
@@ -250,8 +262,7 @@ class Guest:
         self._controls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next_control = 0
         self._news: asyncio.Future[None] | None = None
-        self._gone: str | None = None
-        self._panic: str | None = None
+        self.death: Death | None = None
 
     @property
     def argv(self) -> list[str]:
@@ -320,15 +331,24 @@ class Guest:
         self._channel.drain()
 
     def alive(self) -> None:
-        """Errors: MachineGone, with how it ended and the console's last lines."""
-        if self._gone is not None:
-            raise MachineGone(self._gone)
-        if self._panic is not None:
-            raise MachineGone(f"the guest's kernel panicked: {self._panic}")
+        """Errors: MachineGone, with how it died."""
+        if self.death is not None:
+            raise MachineGone(self.death.text)
 
-    def kill(self) -> None:
-        """SIGKILL its QEMU."""
-        self._machine.kill()
+    async def diagnose(self) -> Death | None:
+        """Why nothing comes any more: waits for what is on its way, and asks the agent for a sign of life."""
+        with suppress(DcdError):
+            await self.control("ping", timeout_s=SILENCE_S)
+            return self.death
+        with suppress(MachineGone):  # QEMU's end may be a moment behind that of its sockets
+            await self.until(lambda: False, EXIT_TIMEOUT_S)
+        if self.death is None:
+            self.death = Death("silent", f"no answer to a ping within {SILENCE_S} s")
+        return self.death
+
+    def provoke(self, what: str) -> None:
+        """Have the guest die (`panic`: its kernel, `stop`: its agent), to see that told. Errors: LinkLost."""
+        self._channel.control({"id": -1, "do": "provoke", "what": what})
 
     @property
     def pid(self) -> int:
@@ -405,13 +425,17 @@ class Guest:
         self._wake()
 
     def _on_event(self, event: Event) -> None:
-        if event.name == "GUEST_PANICKED":
-            self._panic = self._machine.panic() or "reported by pvpanic"
+        panicked = event.name == "GUEST_PANICKED" or (event.name == "RESET" and event.data.get("guest") is True)
+        if panicked and self.death is None:
+            line = self._machine.panic() or f"no line on the console, but QEMU tells {event.name}"
+            self.death = Death("panic", f"the guest's kernel panicked: {line}")
             self._wake()
 
     def _on_exit(self, exited: asyncio.Future[machine.Exit]) -> None:
         if not exited.cancelled():
-            self._gone = f"QEMU (pid {self._machine.pid}) ended: {exited.result()}"
+            ended = exited.result()
+            kind: Literal["device", "outside"] = "outside" if ended.signal_name in _OUTSIDE else "device"
+            self.death = Death(kind, f"QEMU (pid {self._machine.pid}) {ended}")
             self._wake()
 
     def _stray(self, text: str) -> None:

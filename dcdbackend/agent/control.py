@@ -8,6 +8,8 @@ of it. The controller is trusted to want what it asks, not to write it well: not
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +81,7 @@ class Control:
             "poll": self._poll,
             "raw": self._raw,
             "judgement": self._judgement,
+            "provoke": self._provoke,
             "ping": lambda request: {},
             "poweroff": self._poweroff,
         }
@@ -183,6 +186,18 @@ class Control:
             judgement["cut"] = len(findings)
             judgement["findings"] = judgement["findings"][: len(judgement["findings"]) // 2]
         return {"judgement": judgement}
+
+    def _provoke(self, request: Value) -> Value:
+        """{"what": "panic" | "stop"}: die, in a named way, so that a test can see how that is told. No reply comes."""
+        what = request.get("what")
+        if what == "panic":
+            with open("/proc/sys/kernel/sysrq", "w") as allowed:  # noqa: PTH123 (pathlib costs 20 ms to import here)
+                allowed.write("1")
+            with open("/proc/sysrq-trigger", "w") as trigger:  # noqa: PTH123
+                trigger.write("c")
+        elif what == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        raise AskedWrongly(f"provoke {str(what)[:40]!r}; there is panic, stop")
 
     def _poweroff(self, request: Value) -> Value:
         self.done = True

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 SUBJECT_OF = {name: clause.subject for name, clause in CLAUSES.items()}
 _COMMANDS = frozenset(("add", "release", "events", "clear", "answer", "give_back", "extents"))
+_GONE = {
+    "panic": "the guest's kernel is gone",
+    "silent": "the guest's agent is silent",
+    "outside": "QEMU was killed from outside",
+}
 _HOST_COMMANDS = frozenset(("answer", "give_back"))
 _CONTEXT = 5
 _REMEMBERED = 128
@@ -272,7 +277,11 @@ class Judge:
         self._record(Entry(begin, end, own, tuple(kept), (*unknown, *doubtful), before, self._state))
 
     def _gone(self, op: Op) -> None:
-        """DEV-9: whatever was open when the device went is the first suspect."""
+        """DEV-9: whatever was open when the device went is the first suspect.
+
+        `kind` says what is gone: the `device` (as when it says nothing), or, without anybody knowing that a device
+        had a part in it, the guest's kernel (`panic`), its agent (`silent`), or QEMU killed from `outside`.
+        """
         self._is_gone = True
         self._settle(everything=True)
         unanswered = {begin.op: begin for begin in (*self._silent, *self._open.values())}
@@ -282,13 +291,15 @@ class Judge:
             "reason": op.value.get("reason", ""),
             "open": [spell(begin.f, begin.value) for begin in suspects],
         }
-        text = f"the device is gone: {op.value.get('reason') or 'no reason is known'}"
+        what = _GONE.get(op.value.get("kind", ""), "the device is gone")
+        text = f"{what}: {op.value.get('reason') or 'no reason is known'}"
         if suspects:
             text += f"; it never answered {suspects[-1].f} (line {suspects[-1].n + 1})"
         latest: tuple[tuple[Op, Op | None], ...] = tuple([(begin, None) for begin in [*suspects, op]])
         lines = tuple([begin.n for begin in [*suspects, op]])
         known = next((name for begin in suspects if (name := self._deadly(state, begin))), None)
-        outcome = "departure" if known else "fail"
+        outcome = "unknown" if op.value.get("kind") in _GONE else "departure" if known else "fail"
+        known = None if outcome == "unknown" else known
         violation = Violation("DEV-9.alive", DEVICE, outcome, text, evidence, known)
         self.tally.count(DEVICE, violation.clause, outcome)
         shown = describe(state)

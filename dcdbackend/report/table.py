@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TextIO
 
 from rich.console import Console
@@ -18,6 +18,7 @@ STYLE: Mapping[str, str] = {
     "unknown": "yellow",
     "departure": "cyan",
     "skipped": "dim",
+    "as meant": "green",
 }
 
 
@@ -49,8 +50,11 @@ def outcome(counts: Counts) -> str:
     return "skipped"
 
 
-def by_clause(verdicts: Iterable[Verdict], *, passes: bool = True) -> Table:
-    """One row a clause and subject, what the guest judged beside what the controller did."""
+def by_clause(verdicts: Iterable[Verdict], *, expected: Container[str] = ()) -> Table:
+    """One row a clause and subject, what the guest judged beside what the controller did.
+
+    `expected`: `subject clause` of what was meant to be broken, or to stay unknown; its row says so.
+    """
     table = Table(title="By clause", title_justify="left", box=None, pad_edge=False)
     for name in ("clause", "subject", "outcome"):
         table.add_column(name, no_wrap=True)
@@ -62,8 +66,8 @@ def by_clause(verdicts: Iterable[Verdict], *, passes: bool = True) -> Table:
         if subject.startswith(GUEST):
             continue
         word = outcome(counts)
-        if word == "pass" and not passes:
-            continue
+        if word in ("fail", "unknown") and f"{subject} {clause}" in expected:
+            word = "as meant"
         guest = found.get((GUEST + subject, clause))
         table.add_row(
             clause,

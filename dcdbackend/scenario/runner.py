@@ -21,15 +21,14 @@ from .. import machine
 from ..bench import Witness
 from ..checker import Verdict, check
 from ..checker.verdict import GUEST, Counts
-from ..errors import AskedWrongly, CannotRun, DcdError, MachineGone, OutcomeUnknown
-from ..guest import AgentHost, BlockWitness, FileBackend, Guest, QmpInjector
+from ..errors import AskedWrongly, CannotRun, DcdError, OutcomeUnknown
+from ..guest import AgentHost, BlockWitness, Death, FileBackend, Guest, QmpInjector
 from ..history import Header, History, Writer
 from ..session import Session
 from ..topology import Topology, direct
 from . import SCENARIOS, Scenario
 
 SETTLE_TIMEOUT_S = 20.0
-EXIT_TIMEOUT_S = 2.0
 MAX_DIRECTORIES = 10_000
 HISTORY = "history.jsonl"
 VERDICT = "verdict.json"
@@ -152,8 +151,20 @@ class Runner:
     async def __aexit__(self, *_: object) -> None:
         await self._shut()
 
-    async def run(self, scenario: Scenario) -> Result:
-        """One scenario, whole. Errors: what stops a guest from booting; all else is in the Result."""
+    @property
+    def guest(self) -> Guest | None:
+        """The guest that is running now."""
+        return self._guest
+
+    def fits(self, scenario: Scenario) -> bool:
+        """Whether the guest that is running is of the shape that the scenario needs."""
+        return self._guest is not None and self._guest.shape == self.setup.topology(scenario)
+
+    async def run(self, scenario: Scenario, *, seed: int | None = None) -> Result:
+        """One scenario, whole; `seed` in place of the runner's own.
+
+        Errors: what stops a guest from booting; all else is in the Result.
+        """
         missing = sorted(scenario.needs - self.setup.offers)
         if missing:
             return Result(
@@ -167,7 +178,8 @@ class Runner:
         guest = await self._fit(self.setup.topology(scenario))
         start = time.monotonic()
         directory = new_directory(self.run_dir, scenario.name)
-        with Writer(directory / HISTORY, self._header(guest, scenario), time.monotonic_ns) as writer:
+        header = self._header(guest, scenario, self.seed if seed is None else seed)
+        with Writer(directory / HISTORY, header, time.monotonic_ns) as writer:
             guest.begin(writer)
             try:
                 reason, outcome = await self._body(scenario, _session(guest, writer))
@@ -196,7 +208,6 @@ class Runner:
         """Run and settle; what the script itself had to say (the checker speaks later)."""
         reason = ""
         outcome: Outcome = "pass"
-        gone = False
         try:
             async with asyncio.timeout(scenario.timeout_s):
                 if self._breaks is not None:
@@ -212,30 +223,31 @@ class Runner:
             raise
         except OutcomeUnknown as error:
             reason, outcome = str(error), "unknown"
-            gone = isinstance(error, MachineGone)
         except DcdError as error:
             reason, outcome = str(error), "fail"
-        await self._settle(session, scenario.settle, gone)
+        death = await self._settle(session, scenario.settle, doubtful=outcome != "pass")
+        if death is not None and death.kind in ("panic", "silent", "outside"):
+            reason, outcome = f"{death.kind}: {death.text}", "unknown"
         return reason, outcome
 
-    async def _settle(self, session: Session, wanted: bool, doubtful: bool) -> None:
-        """Make the guest fit for the next scenario, or give it up. A guest that died leaves a `gone` line."""
-        assert self._guest is not None
+    async def _settle(self, session: Session, wanted: bool, *, doubtful: bool) -> Death | None:
+        """Make the guest fit for the next scenario, or give it up. One that died leaves a `gone` line a device."""
+        guest = self._guest
+        assert guest is not None
+        death = await guest.diagnose() if doubtful else guest.death
         try:
-            await self._guest.until(lambda: not doubtful, EXIT_TIMEOUT_S)
-            self._guest.alive()
-            if not wanted:
-                await self._shut()
-                return
-            async with asyncio.timeout(SETTLE_TIMEOUT_S):
-                await session.settle()
-        except MachineGone as error:
-            for device in session.devices:
-                op = session.writer.invoke("device", "gone", {"device": device, "reason": error.message})
-                session.writer.end(op, "ok", {"reason": error.message})
-            await self._shut()
+            if death is None and wanted:
+                async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                    await session.settle()
+                return None
         except (DcdError, TimeoutError):
-            await self._shut()
+            death = await guest.diagnose()
+        if death is not None:
+            for device in session.devices:
+                value = {"device": device, "kind": death.kind, "reason": death.text}
+                session.writer.end(session.writer.invoke("device", "gone", value), "ok", {"reason": death.text})
+        await self._shut()
+        return death
 
     async def _fit(self, shape: Topology) -> Guest:
         """The guest that is there if it is of this shape, else a fresh one."""
@@ -259,13 +271,13 @@ class Runner:
         self._guest = None
         await self._stack.aclose()
 
-    def _header(self, guest: Guest, scenario: Scenario) -> Header:
+    def _header(self, guest: Guest, scenario: Scenario, seed: int) -> Header:
         return Header(
             backend="qemu",
             qemu={"version": guest.qemu.version, "origin": guest.qemu.origin, "accel": guest.accel},
             host={"generation": "U", "kernel": guest.ready.get("kernel")},
             devices=guest.devices(),
-            seed=self.seed,
+            seed=seed,
             scenario=scenario.name,
         )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
 
-from dcdbackend import image
+from dcdbackend import image, machine
 from dcdbackend.errors import CannotRun
+from dcdbackend.scenario.runner import Setup
 
 REQUIRED = "DCD_REQUIRE_QEMU"
 
@@ -22,3 +24,15 @@ def parts() -> image.Parts:
         if os.environ.get(REQUIRED, "") not in ("", "0"):
             pytest.fail(f"{REQUIRED} is set, and {error}")
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def setup(parts: image.Parts) -> Setup:
+    """The parts, probed: what a `Runner` takes."""
+
+    async def probed() -> Setup:
+        qemu = await machine.probe_qemu(parts.qemu_argv, origin=parts.qemu_origin)
+        accel = await machine.choose_accel(qemu, kernel=parts.kernel, cache_dir=image.cache_dir())
+        return Setup(qemu=qemu, accel=accel, kernel=parts.kernel, initrd=parts.initrd)
+
+    return asyncio.run(probed())

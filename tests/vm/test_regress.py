@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from wrong.models import model
 
 import dcdbackend
 from dcdbackend import image, machine
@@ -23,21 +23,10 @@ from dcdbackend.checker import Verdict, check
 from dcdbackend.history import History
 from dcdbackend.scenario import SCENARIOS, Scenario, choose, ordered
 from dcdbackend.scenario.runner import HISTORY, Runner, Setup
-from tests.wrong.models import model
 
 pytestmark = pytest.mark.vm
 
 SIX = ("add", "chain", "refuse", "partial-accept", "release-split", "data-oracle")
-
-
-@pytest.fixture(scope="session")
-def setup(parts: image.Parts) -> Setup:
-    async def probed() -> Setup:
-        qemu = await machine.probe_qemu(parts.qemu_argv, origin=parts.qemu_origin)
-        accel = await machine.choose_accel(qemu, kernel=parts.kernel, cache_dir=image.cache_dir())
-        return Setup(qemu=qemu, accel=accel, kernel=parts.kernel, initrd=parts.initrd)
-
-    return asyncio.run(probed())
 
 
 @pytest.fixture
