@@ -62,6 +62,10 @@ class Host(Protocol):
         """Have it carry out the operation whose invoke line is `op`; the end comes by the link. Errors: LinkLost."""
         ...
 
+    async def reset(self) -> None:
+        """Reset the machine that the host is; back when it answers again. Errors: TimedOut, MachineGone."""
+        ...
+
     async def judgement(self) -> Value:
         """The host's own verdict so far: `device`, `host` (clause to counts) and `findings`."""
         ...

@@ -30,8 +30,12 @@ _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 64
 _SEND_BOUND_BYTES = 1 << 20
 _STRAYS = 1000
+_ACK_FRAMES = 64
+_ACK_DELAY_S = 0.02
+_MOST_READINGS = 64
 SILENCE_S = 2.0
 EXIT_TIMEOUT_S = 1.0
+REJOIN_TRIES = 40
 _OUTSIDE = frozenset(("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"))
 """Signals that a crash never is."""
 _HEADER_KEYS = ("serial", "regions", "payload_size", "supported_extents", "supported_tags")
@@ -54,6 +58,9 @@ class Channel:
     `on_history` gets the body of each HISTORY frame, `on_control` of each CONTROL frame, `on_bad` one line for what
     was no frame or no JSON object. `drain` reads what has already arrived, now: what the agent wrote before it rang
     a doorbell is in the socket before any witness can see the doorbell's effect.
+
+    Frames are acknowledged a while later, many at once: each acknowledgement interrupts the guest, which may be on its
+    way to an answer, and the agent keeps what is not acknowledged without waiting for it.
     """
 
     def __init__(
@@ -64,33 +71,39 @@ class Channel:
         on_control: Callable[[dict[str, Any]], None],
         on_bad: Callable[[str], None],
         on_lost: Callable[[str], None],
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self._socket = sock
         self._on_history = on_history
         self._on_control = on_control
         self._on_bad = on_bad
         self._on_lost = on_lost
+        self._on_restart = on_restart
+        self._peer: str | None = None
         self._sender = link.Sender()
         self._receiver = link.Receiver()
         self._session = secrets.token_hex(8)
         self._unsent = bytearray()
         self._lost: str | None = None
+        self._closed = False
+        self._acknowledged = 0
+        self._ack_later: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._loop.add_reader(sock, self.drain)
         self._write(link.hello(self._session, 0))
 
     def control(self, body: Mapping[str, Any]) -> None:
-        """Send a CONTROL frame. Errors: LinkLost (Overrun when the agent does not read)."""
-        if self._lost is not None:
+        """Send a CONTROL frame; one sent while the link is down is kept. Errors: LinkLost (Overrun: nobody reads)."""
+        if self._closed:
             raise LinkLost(f"the agent's link is gone: {self._lost}", sent=body)
-        self._write(self._sender.push(link.CONTROL, history.encode(body), ack=self._receiver.received))
+        self._acknowledged = self._receiver.received
+        self._write(self._sender.push(link.CONTROL, history.encode(body), ack=self._acknowledged))
 
     def drain(self) -> None:
         """Take everything that has arrived. Bounded: what a flooding guest sends meanwhile waits for the next call."""
         if self._lost is not None:
             return
-        before = self._receiver.received
         for _ in range(_READS_AT_ONCE):
             try:
                 data = self._socket.recv(_READ_BYTES)
@@ -103,14 +116,41 @@ class Channel:
                 self._end("QEMU closed it")
                 return
             self._take(data)
-        if self._receiver.received != before and self._lost is None:
-            self._write(link.acknowledgement(self._receiver.received))
+        if self._receiver.received - self._acknowledged >= _ACK_FRAMES:
+            self._acknowledge()
+        elif self._receiver.received != self._acknowledged and self._ack_later is None and self._lost is None:
+            self._ack_later = self._loop.call_later(_ACK_DELAY_S, self._acknowledge)
 
-    def close(self) -> None:
-        """Stop reading and close the socket."""
+    def attach(self, sock: socket.socket) -> None:
+        """Go on with the same agent over a new connection: what either side had not seen comes again, once."""
+        sock.setblocking(False)
+        self._socket = sock
+        self._lost = None
+        self._unsent.clear()
+        self._receiver.reconnect()
+        self._acknowledged = self._receiver.received  # as the HELLO says
+        self._loop.add_reader(sock, self.drain)
+        self._write(link.hello(self._session, self._receiver.received))
+
+    def drop(self) -> None:
+        """Lose the connection, as a fault would."""
         if self._lost is None:
-            self._lost = "closed"
+            self._end("dropped on purpose")
+
+    def close(self, why: str = "closed") -> None:
+        """Stop for good: no new connection is taken."""
+        self._closed = True
+        if self._lost is None:
+            self._lost = why
             self._forget()
+
+    def _acknowledge(self) -> None:
+        if self._ack_later is not None:
+            self._ack_later.cancel()
+            self._ack_later = None
+        if self._receiver.received != self._acknowledged:
+            self._acknowledged = self._receiver.received
+            self._write(link.acknowledgement(self._acknowledged))
 
     def _take(self, data: bytes) -> None:
         damaged = False
@@ -131,8 +171,13 @@ class Channel:
         if frame.kind == link.ACK:
             return
         if frame.kind == link.HELLO:
-            for again in self._sender.resend(link.read_hello(frame.body).received):
-                self._write(again)
+            hello = link.read_hello(frame.body)
+            if self._peer is not None and hello.session != self._peer:
+                self._restart()
+            else:
+                for again in self._sender.resend(hello.received):
+                    self._write(again)
+            self._peer = hello.session
             return
         try:
             body = json.loads(frame.body, parse_constant=_no_constant)
@@ -144,6 +189,15 @@ class Channel:
             self._on_history(body)
         else:
             self._on_control(body)
+
+    def _restart(self) -> None:
+        """Another agent speaks: both sides count anew, and what the old one was asked is not asked of this one."""
+        self._receiver = link.Receiver()
+        self._sender = link.Sender()
+        self._acknowledged = 0
+        self._unsent.clear()
+        self._on_restart()
+        self._write(link.hello(self._session, 0))
 
     def _write(self, data: bytes) -> None:
         if self._lost is not None:
@@ -176,6 +230,9 @@ class Channel:
         self._on_lost(why)
 
     def _forget(self) -> None:
+        if self._ack_later is not None:
+            self._ack_later.cancel()
+            self._ack_later = None
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
@@ -186,17 +243,33 @@ class Intake:
 
     The agent numbers its own operations -1, -2, ...; they get the history's numbers here. What does not fit (an end of
     what never began, a process that is not the agent's, anything between two histories) is handed to `stray`.
+
+    An idle agent has begun its next reading of the log (0100h) already. Such a reading belongs to whatever history is
+    being written when it ends, so the ones that are open begin in each new history as well.
     """
 
     def __init__(self, stray: Callable[[str], None]) -> None:
         self.writer: history.Writer | None = None
         self._stray = stray
         self._numbers: dict[int, int] = {}
+        self._readings: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def begin(self, writer: history.Writer | None) -> None:
-        """Write to `writer` from now on; operations of an earlier history are forgotten."""
+        """Write to `writer` from now on; operations of an earlier history are forgotten, but for open readings."""
         self.writer = writer
         self._numbers.clear()
+        if writer is not None:
+            for process, (op, value) in self._readings.items():
+                self._numbers[op] = writer.invoke(process, "events", value)
+
+    def restart(self) -> None:
+        """A new agent counts anew: whether what the old one had begun took effect is not known."""
+        if self.writer is not None:
+            for number in self._numbers.values():
+                if number in self.writer.open_operations:
+                    self.writer.end(number, "info", {"reason": "the agent ended in the middle of it"})
+        self._numbers.clear()
+        self._readings.clear()
 
     def take(self, body: dict[str, Any]) -> None:
         """One frame's body."""
@@ -204,8 +277,11 @@ class Intake:
         f, kind = str(f), str(kind)
         if type(op) is not int or type(value) is not dict or f not in _GUEST_FUNCTIONS or not isinstance(process, str):
             self._stray(f"a frame that is no history line: {str(body)[:200]}")
-        elif self.writer is None:
-            self._stray(f"{kind} of {f} between two histories: {str(value)[:200]}")
+            return
+        reading = f == "events" and process.startswith("host.") and self._follow(op, process, kind, value)
+        if self.writer is None:
+            if not reading:
+                self._stray(f"{kind} of {f} between two histories: {str(value)[:200]}")
         elif kind == "invoke":
             if op >= 0 or op in self._numbers or not process.startswith("host.") or self._runs(self.writer, process):
                 self._stray(f"an invoke of {f} by {process!r} as {op}, which is not the agent's to begin now")
@@ -221,6 +297,17 @@ class Intake:
             self.writer.end(began.op, kind, value)
         else:
             self._stray(f"a frame of type {kind[:80]!r}")
+
+    def _follow(self, op: int, process: str, kind: str, value: dict[str, Any]) -> bool:
+        """Keep account of the readings that are open; whether this line opens one."""
+        if kind != "invoke":
+            if self._readings.get(process, (0, value))[0] == op:
+                del self._readings[process]
+            return False
+        if op >= 0 or process in self._readings or len(self._readings) >= _MOST_READINGS:
+            return False
+        self._readings[process] = (op, value)
+        return True
 
     @staticmethod
     def _runs(writer: history.Writer, process: str) -> bool:
@@ -263,6 +350,8 @@ class Guest:
         self._next_control = 0
         self._news: asyncio.Future[None] | None = None
         self.death: Death | None = None
+        self._resetting = False
+        self._rejoining: asyncio.Task[None] | None = None
 
     @property
     def argv(self) -> list[str]:
@@ -283,7 +372,8 @@ class Guest:
                 on_history=self._on_history,
                 on_control=self._on_control,
                 on_bad=self._stray,
-                on_lost=lambda why: self._wake(),
+                on_lost=self._on_lost,
+                on_restart=self._intake.restart,
             )
             stack.callback(self._channel.close)
             self.qmp = await stack.enter_async_context(
@@ -297,6 +387,8 @@ class Guest:
 
     async def __aexit__(self, *exc: object) -> None:
         self._intake.begin(None)
+        if self._rejoining is not None:
+            self._rejoining.cancel()
         with suppress(DcdError):
             await self.qmp.quit()
         await self._stack.aclose()
@@ -345,6 +437,22 @@ class Guest:
         if self.death is None:
             self.death = Death("silent", f"no answer to a ping within {SILENCE_S} s")
         return self.death
+
+    async def reset(self) -> None:
+        """Reset the guest and wait for its new agent. Devices keep what QEMU keeps. Errors: TimedOut, MachineGone."""
+        ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._controls[0] = ready
+        self._resetting = True  # the firmware, too, resets once on its way
+        try:
+            await self.qmp.reset()
+            self.ready = (await self._boot(ready))["ready"]
+        finally:
+            self._resetting = False
+        await self._name_devices()
+
+    def drop_link(self) -> None:
+        """Lose the connection to the agent, as a fault would; it comes back by itself."""
+        self._channel.drop()
 
     def provoke(self, what: str) -> None:
         """Have the guest die (`panic`: its kernel, `stop`: its agent), to see that told. Errors: LinkLost."""
@@ -425,7 +533,9 @@ class Guest:
         self._wake()
 
     def _on_event(self, event: Event) -> None:
-        panicked = event.name == "GUEST_PANICKED" or (event.name == "RESET" and event.data.get("guest") is True)
+        panicked = event.name == "GUEST_PANICKED" or (
+            event.name == "RESET" and event.data.get("guest") is True and not self._resetting
+        )
         if panicked and self.death is None:
             line = self._machine.panic() or f"no line on the console, but QEMU tells {event.name}"
             self.death = Death("panic", f"the guest's kernel panicked: {line}")
@@ -437,6 +547,27 @@ class Guest:
             kind: Literal["device", "outside"] = "outside" if ended.signal_name in _OUTSIDE else "device"
             self.death = Death(kind, f"QEMU (pid {self._machine.pid}) {ended}")
             self._wake()
+
+    def _on_lost(self, why: str) -> None:
+        self._stray(f"the link was lost: {why}")
+        self._wake()
+        if self._rejoining is None or self._rejoining.done():
+            self._rejoining = asyncio.get_running_loop().create_task(self._rejoin(why))
+
+    async def _rejoin(self, why: str) -> None:
+        """Connect to the port again as long as QEMU lives, a bounded number of times."""
+        for _ in range(REJOIN_TRIES):
+            if self._machine.exited.done():
+                break
+            try:
+                self._channel.attach(await self._machine.connect(machine.LINK_SOCKET))
+            except DcdError:
+                await asyncio.sleep(0.05)
+                continue
+            self._wake()
+            return
+        self._channel.close(why)
+        self._wake()
 
     def _stray(self, text: str) -> None:
         """What arrived and is no part of a history: kept in the run directory, the first thousand of them."""
@@ -507,7 +638,10 @@ class QmpInjector:
 
 
 class BlockWitness:
-    """The block-state question over QMP, one block at a time. See `bench.Witness`."""
+    """The block-state question over QMP, one block at a time, or of a range, which says whether all of it is free.
+
+    See `bench.Witness`.
+    """
 
     name = "block"
     f = "block"
@@ -523,7 +657,8 @@ class BlockWitness:
     async def ask(self, value: bench.Value) -> bench.Value:
         device, region = value["device"], value["region"]
         block_size = self._block_size.get((device, region), topology.BLOCK_SIZE)
-        return {"state": await self._qmp.block_state(device, region, value["offset"], block_size)}
+        length = value.get("length", block_size)
+        return {"state": await self._qmp.block_state(device, region, value["offset"], length)}
 
 
 class AgentHost:
@@ -539,6 +674,9 @@ class AgentHost:
 
     async def do(self, op: int, process: str, f: str, value: bench.Value) -> None:
         self._guest.ask(op, process, f, value)
+
+    async def reset(self) -> None:
+        await self._guest.reset()
 
     async def judgement(self) -> bench.Value:
         judgement: bench.Value = (await self._guest.control("judgement"))["judgement"]

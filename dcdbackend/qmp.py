@@ -259,7 +259,7 @@ class Qmp:
         """Offer extents, (offset in the region, length) in bytes, as one chain. Errors: the class's.
 
         `device` is a name of the topology (mem0) or a QOM path. Success says that the event was queued.
-        Nothing is checked first. QEMU 11.1.3 ends with SIGSEGV when offset + length reaches 2^64.
+        Nothing is checked first. QEMU (10.0.2, 11.1.3) ends with SIGSEGV when offset + length reaches 2^64.
         """
         speech = self.dialect.add
         values = {

@@ -88,7 +88,7 @@ DEV-4.whole | must device | events | 8.2.9.2.1.6 |
 DEV-4.only | must device | events | 8.2.9.2.1.6 | no record comes that nobody caused
 DEV-4.format | must device | events | 8.2.9.2.1.6 |
     every record of log 4 is a dynamic capacity record of 128 bytes that parses
-DEV-4.severity | must device | events | 8.2.9.2.1.6 | a record's severity is informational
+DEV-4.severity | must device | events | 8.2.9.2.1.6 | a record's severity is informational, 00b
 DEV-4.type | must device | events | 8.2.9.2.1.6 |
     a record's type is what was asked: add 0, release 1, forced release 2; 4 and 5 never reach a host
 DEV-4.order | must device | events | 8.2.9.2.1.6 | the records of a chain come in the order of the request

@@ -25,6 +25,8 @@ DO_TIMEOUT_S = 5.0
 MAX_BLOCKS_ASKED = 256
 """A range with more blocks is asked at both ends and at so many places between, chosen by the seed."""
 MAX_DATA_BYTES = 4096
+EVENT_LOG = 4
+"""The log of Dynamic Capacity events."""
 _LIST_PAGE = 50
 _RANGES_A_COMMAND = 85
 _NULL_TAG = "0" * 32
@@ -235,6 +237,31 @@ class Session:
         value = {"device": device, "flags": int(more), "ranges": [list(r) for r in ranges]}
         return int((await self._do("answer", value)).value["rc"])
 
+    async def reset(self) -> None:
+        """Reset the host's machine: what becomes of offers, extents and log is recorded, never judged (DEV-22).
+
+        Policies begin anew: the host accepts and releases.
+        """
+        ops = [self.writer.invoke(f"reset.{name}", "reset", {"device": name}) for name in self.devices]
+        await self.host.reset()
+        self.feed.drain()
+        for op in ops:
+            self.writer.end(op, "ok", {})
+        for name in self.devices:
+            self._policy[name] = ({"kind": "accept"}, {"kind": "release"}, None)
+
+    async def records(self, *, device: str = "mem0") -> tuple[Value, ...]:
+        """The records of event log 4 that the host reads now (0100h); its policy treats them as ever."""
+        end = await self._do("events", {"device": device, "log": EVENT_LOG})
+        if end.type != "ok" or "records" not in end.value:
+            raise OutcomeUnknown(f"0100h of {device} gave {end.value}; the log is not known")
+        return tuple(end.value["records"])
+
+    async def clear(self, handles: Iterable[int], *, everything: bool = False, device: str = "mem0") -> int:
+        """Have the host clear records (0101h), or with `everything` set Clear All; the device's return code."""
+        value = {"device": device, "log": EVENT_LOG, "flags": int(everything), "handles": list(handles)}
+        return int((await self._do("clear", value)).value["rc"])
+
     async def idle(self, *, device: str = "mem0", timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
         """Wait until the host has read and cleared every record of what was injected; False if it did not in time."""
         self._known(device)
@@ -280,17 +307,18 @@ class Session:
     async def states(self, device: str, region: int, ranges: Iterable[Range]) -> dict[Range, State]:
         """The state of every block of the ranges, and of their neighbours, asked one by one and run together.
 
-        Neighbours are asked, so that a device that takes too much is caught, but are not in the result.
+        Neighbours are asked, so that a device that takes too much is caught, but are not in the result. They come
+        last: what the answer was is witnessed by then.
         """
         place = self._region(device, region)
         base, block_size, length = place["base"], place["block_size"], place["length"]
         found: dict[Range, State] = {}
         for start, size in ranges:
+            for dpa, run in self._asked(start, size, block_size):
+                found[(dpa, run)] = await self.block(dpa - base, region=region, device=device)
             for outside in (start - block_size, start + size):
                 if base <= outside < base + length:
                     await self.block(outside - base, region=region, device=device)
-            for dpa, run in self._asked(start, size, block_size):
-                found[(dpa, run)] = await self.block(dpa - base, region=region, device=device)
         return _coalesce(found)
 
     async def read(self, dpa: int, length: int, *, device: str = "mem0") -> bytes:

@@ -4,12 +4,13 @@ A topology is a value: two equal ones give the same arguments, and nothing here 
 file or knows a guest. It also answers "which byte of which file is this DPA?", because whoever says how a
 device's capacity is backed must say where its bytes are.
 
-Each device gets a host bridge (`pxb-cxl`) and a window (`cxl-fmw.N`) of its own. That keeps every host bridge
-in passthrough, so programming the device's own HDM decoder is enough for the guest.
+`direct` gives each device a host bridge (`pxb-cxl`) and a window (`cxl-fmw.N`) of its own; programming the device's
+own HDM decoder is then enough for the guest. `switch` puts all devices under one switch, one level, behind one host
+bridge and in one window large enough for all: the guest programs the upstream port's decoders too. In both every
+host bridge has one root port and so passes everything through.
 
 Deliberately not here: the machine's other parts (serial port, agent link, accelerator, kernel), which are
-`machine.full_argv`'s, and topologies with a switch in them, for which `Topology.kind` and `_ATTACH` have the
-place.
+`machine.full_argv`'s.
 
 Sizes are in bytes. Limits: CXL r3.1 8.2.9.9.9.1 (1 to 8 regions), and what QEMU's cxl-type3 asks of its
 backends (multiples of 256 MiB, blocks of 2 MiB).
@@ -31,6 +32,8 @@ BLOCK_SIZE = 2 * MIB
 """The only DC block size that QEMU's device has."""
 MAX_REGIONS = 8
 MAX_DEVICES = 8
+MAX_SWITCHED = 4
+"""Devices under one switch: each takes a decoder of the upstream port, and QEMU's has four."""
 MAX_TOTAL = TIB // 2
 """All windows together: the guest has 40 bits of physical address, and RAM and PCI need some of them."""
 FIRST_SERIAL = 0x1234
@@ -40,7 +43,7 @@ _FIRST_BUS = 12
 _BUSES_PER_BRIDGE = 16
 _NO_SERIAL = (1 << 64) - 1
 
-Kind = Literal["direct"]
+Kind = Literal["direct", "switch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,12 +148,19 @@ class Topology:
     devices: tuple[DeviceSpec, ...]
     kind: Kind = "direct"
     ram_bytes: int = GUEST_RAM
+    switch_cci: bool = True
+    """Whether a switch has its mailbox (`cxl-switch-mailbox-cci`), the fabric manager's way in."""
 
     def __post_init__(self) -> None:
         if self.kind not in _ATTACH:
             raise AskedWrongly(f"topology {self.kind!r} is not known; there is {', '.join(_ATTACH)}")
         if not 1 <= len(self.devices) <= MAX_DEVICES:
             raise AskedWrongly(f"{len(self.devices)} devices; a topology has 1 to {MAX_DEVICES}")
+        if self.kind == "switch" and len(self.devices) > MAX_SWITCHED:
+            raise AskedWrongly(
+                f"{len(self.devices)} devices under one switch, whose decoders are {MAX_SWITCHED}; "
+                f"give at most {MAX_SWITCHED} devices, or take the topology direct"
+            )
         for what in ("name", "serial"):
             values = [getattr(device, what) for device in self.devices]
             if len(set(values)) != len(values):
@@ -178,16 +188,18 @@ class Topology:
         """
         machine = ["q35", "cxl=on"]
         arguments: list[str] = []
-        for index, device in enumerate(self.devices):
+        below = [self.devices] if self.kind == "switch" else [(device,) for device in self.devices]
+        for index, devices in enumerate(below):
             bridge = f"cxl.{index}"
             machine += [
                 f"cxl-fmw.{index}.targets.0={bridge}",
-                f"cxl-fmw.{index}.size={format_size(device.capacity_bytes)}",
+                f"cxl-fmw.{index}.size={format_size(sum(device.capacity_bytes for device in devices))}",
             ]
-            arguments += _backends(device, memory_dir)
+            for device in devices:
+                arguments += _backends(device, memory_dir)
             bus_nr = _FIRST_BUS + _BUSES_PER_BRIDGE * index
             arguments += ["-device", f"pxb-cxl,bus=pcie.0,bus_nr={bus_nr},id={bridge}"]
-            arguments += _ATTACH[self.kind](device, index, bridge)
+            arguments += _ATTACH[self.kind](self, devices, index, bridge)
         return ["-M", ",".join(machine), "-m", format_size(self.ram_bytes), *arguments]
 
 
@@ -219,23 +231,24 @@ def direct(
     (`256M`). `serials` gives each device's serial number; without it they count from 0x1234.
     Errors: AskedWrongly.
     """
-    if not 1 <= _whole(devices, "devices") <= MAX_DEVICES:
-        raise AskedWrongly(f"{devices} devices; a topology has 1 to {MAX_DEVICES}")
-    numbers = list(serials) if serials is not None else [FIRST_SERIAL + index for index in range(devices)]
-    if len(numbers) != devices:
-        raise AskedWrongly(f"{len(numbers)} serial numbers for {devices} devices; give one for each")
-    return Topology(
-        devices=tuple(
-            DeviceSpec(
-                name=f"mem{index}",
-                serial=numbers[index],
-                regions=regions,
-                dc_size_bytes=_bytes(size, "size"),
-                static_size_bytes=_bytes(static, "static size"),
-            )
-            for index in range(devices)
-        )
-    )
+    return Topology(devices=_equal(regions, size, devices, static, serials))
+
+
+def switch(
+    *,
+    regions: int = 2,
+    size: int | str = 2 * GIB,
+    devices: int = 1,
+    static: int | str = 0,
+    serials: Sequence[int] | None = None,
+    cci: bool = True,
+) -> Topology:
+    """`devices` equal devices, each under a downstream port (port number 0 onwards) of one switch.
+
+    As `direct`, with at most 4 devices. `cci`: the switch has its mailbox, which QEMU has had longer than DCD; give
+    False for a QEMU built without it (`"switch-cci" in Qemu.features`). Errors: AskedWrongly.
+    """
+    return Topology(devices=_equal(regions, size, devices, static, serials), kind="switch", switch_cci=cci)
 
 
 def escape(value: str) -> str:
@@ -243,7 +256,29 @@ def escape(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def _attach_direct(device: DeviceSpec, index: int, bridge: str) -> list[str]:
+def _equal(
+    regions: int, size: int | str, devices: int, static: int | str, serials: Sequence[int] | None
+) -> tuple[DeviceSpec, ...]:
+    """Devices that differ in name and serial only. Errors: AskedWrongly."""
+    if not 1 <= _whole(devices, "devices") <= MAX_DEVICES:
+        raise AskedWrongly(f"{devices} devices; a topology has 1 to {MAX_DEVICES}")
+    numbers = list(serials) if serials is not None else [FIRST_SERIAL + index for index in range(devices)]
+    if len(numbers) != devices:
+        raise AskedWrongly(f"{len(numbers)} serial numbers for {devices} devices; give one for each")
+    return tuple(
+        DeviceSpec(
+            name=f"mem{index}",
+            serial=numbers[index],
+            regions=regions,
+            dc_size_bytes=_bytes(size, "size"),
+            static_size_bytes=_bytes(static, "static size"),
+        )
+        for index in range(devices)
+    )
+
+
+def _attach_direct(_: Topology, devices: Sequence[DeviceSpec], index: int, bridge: str) -> list[str]:
+    (device,) = devices
     port = f"port{index}"
     return [
         *("-device", f"cxl-rp,bus={bridge},port=0,id={port},chassis=0,slot={2 + index}"),
@@ -251,7 +286,23 @@ def _attach_direct(device: DeviceSpec, index: int, bridge: str) -> list[str]:
     ]
 
 
-_ATTACH: dict[str, Callable[[DeviceSpec, int, str], list[str]]] = {"direct": _attach_direct}
+def _attach_switch(topology: Topology, devices: Sequence[DeviceSpec], index: int, bridge: str) -> list[str]:
+    root, upstream = f"rp{index}", f"us{index}"
+    arguments = ["-device", f"cxl-rp,bus={bridge},port=0,id={root},chassis=0,slot=2"]
+    arguments += ["-device", f"cxl-upstream,bus={root},id={upstream},addr=0.0,multifunction=on"]
+    if topology.switch_cci:
+        arguments += ["-device", f"cxl-switch-mailbox-cci,bus={root},addr=0.1,target={upstream}"]
+    for number, device in enumerate(devices):
+        port = f"dsp{number}"
+        arguments += ["-device", f"cxl-downstream,bus={upstream},port={number},id={port},chassis=0,slot={4 + number}"]
+        arguments += ["-device", _type3(device, port)]
+    return arguments
+
+
+_ATTACH: dict[str, Callable[[Topology, Sequence[DeviceSpec], int, str], list[str]]] = {
+    "direct": _attach_direct,
+    "switch": _attach_switch,
+}
 
 
 def _type3(device: DeviceSpec, bus: str) -> str:

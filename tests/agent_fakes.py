@@ -134,7 +134,7 @@ class FakeDcd:
                         type=kind,
                         extent=WireExtent(start=start, length=length),
                         flags=int(index < len(ranges) - 1),
-                        record_flags=1,
+                        record_flags=0,
                     )
                 )
 

@@ -35,7 +35,7 @@ def records(data: bytes) -> dict[str, Any]:
             {
                 **extent(data[at + 56 : at + 96]), "handle": handle, "type": kind, "more": bool(more & 1),
                 "validity": validity, "host_id": host, "region": region, "available_extents": extents,
-                "available_tags": tags,
+                "available_tags": tags, "severity": data[at + 17] & 3,
             }
         )  # fmt: skip
     return {"rc": 0, "flags": flags, "overflow_count": lost, "records": found}
@@ -112,11 +112,11 @@ def test_what_qemu_said_is_judged_with_its_known_departures() -> None:
     assert failed == {("host", f"DEV-7.{name}") for name in ("held", "some", "aligned", "disjoint")}, "\n".join(
         summary(found)
     )
-    assert found.departures == {"QEMU-remain", "QEMU-generation", "QEMU-tag"}
+    assert found.departures == {"QEMU-remain", "QEMU-severity", "QEMU-generation", "QEMU-tag"}
     for clause in ("DEV-19.extents", "DEV-4.more", "DEV-7.part", "DEV-8.16h", "DEV-8.1Eh-overlap", "DEV-8.0Fh-held"):
         assert found.of(clause).passed, clause
 
 
 def test_without_them_the_same_bytes_convict_it() -> None:
     found = judged(None)
-    assert [finding.clause for finding in found.failed if finding.subject == "device"] == ["DEV-16.remain"]
+    assert [finding.clause for finding in found.failed if finding.subject == "device"] == ["DEV-4.severity"]

@@ -38,11 +38,23 @@ A_MIRROR = re.compile(
     ),
     re.IGNORECASE,
 )
-AN_OWN_PATH = re.compile(r"(?<![\w./$}~])/(?:work|root|home/[a-z]|tmp/[a-z]+/[a-z]|Users)/")
+AN_OWN_PATH = re.compile(r"(?<![\w./$}~*])/(?:work|root|home/[a-z]|tmp/[a-z]+/[a-z]|Users)/")
 """A path of one machine. Paths of every Debian (/usr, /etc, /proc ...) are not meant."""
 
 TEXT = frozenset({".py", ".toml", ".md", ".lock", ".cfg", ".json", ".jsonl", ".sh", ".yml", ".yaml", ".txt", ""})
 NO_PROSE = frozenset({"LICENSE"})
+MADE = frozenset(
+    {
+        ".git",
+        ".venv",
+        "__pycache__",
+        ".hypothesis",
+        ".import_linter_cache",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+    }
+)
 
 
 def run(*command: str) -> None:
@@ -61,14 +73,14 @@ def run(*command: str) -> None:
 
 def own_files() -> Iterator[Path]:
     """What git tracks or would (so that a new file is looked at before it goes in); everything, in a bare copy."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=HERE, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S,
-    )  # fmt: skip
-    if listed.returncode == 0:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(
+            command, cwd=HERE, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        )
         paths = [HERE / name for name in listed.stdout.split("\0") if name]
-    else:
-        paths = [path for path in HERE.rglob("*") if not {".venv", ".git", "__pycache__"} & set(path.parts)]
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        paths = [path for path in HERE.rglob("*") if not MADE & set(path.relative_to(HERE).parts)]
     yield from (path for path in sorted(paths) if path.is_file() and path.suffix in TEXT)
 
 

@@ -412,6 +412,17 @@ def test_a_disk_that_fills_up_on_the_way(pretended: Pretended, monkeypatch: pyte
     assert list((pretended.home / "qemu").iterdir()) == []
 
 
+def test_a_disk_that_fills_up_at_the_initrd(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: object, entries: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    image.ensure()
+    monkeypatch.setattr(initrd, "sources", lambda: {"agent.py": b"x = 3\n"})
+    monkeypatch.setattr(archive, "write", full)
+    with pytest.raises(CannotRun, match=r"the disk filled up .* XDG_CACHE_HOME"):
+        image.ensure()
+
+
 def test_a_cache_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
     with pytest.raises(CannotRun, match="XDG_CACHE_HOME"):

@@ -34,6 +34,7 @@ SERVING = f"""
 import os, signal, socket, sys, time
 def listen(name):
     server = socket.socket(socket.AF_UNIX); server.bind(name); server.listen(); return server
+signal.alarm(60)  # whatever the test does
 qmp, link = listen("qmp.sock"), listen("link.sock")
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -52,7 +53,10 @@ while True:
         time.sleep(0.1); sys.exit(7)
     if "faulty" in sys.argv:
         time.sleep(0.1); os.kill(os.getpid(), signal.SIGSEGV)
-    client.recv(4096)
+    try:
+        client.recv(4096)
+    except ConnectionError:
+        pass
 """
 
 
@@ -246,9 +250,9 @@ async def test_a_task_that_is_cancelled_again_and_again_leaves_nothing(tmp_path:
 
     task = asyncio.create_task(run())
     await entered.wait()
-    for _ in range(4):
+    for _ in range(12):
         task.cancel()
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
     assert not alive(one.pid)
@@ -397,7 +401,7 @@ def test_the_command_line_is_whole() -> None:
         append="dcd.x=1", qemu=Qemu(argv=("ld.so", "qemu"), version="1", origin="given", features=frozenset())
     )
     assert argv[:2] == ["ld.so", "qemu"]
-    assert argv[argv.index("-append") + 1] == "console=ttyS0 iomem=relaxed panic=-1 dcd.x=1"
+    assert argv[argv.index("-append") + 1].endswith("jent_mod_init dcd.x=1")
     assert argv[argv.index("-kernel") + 1] == "/k/vmlinuz"
     text = " ".join(argv)
     for part in (
@@ -407,9 +411,10 @@ def test_the_command_line_is_whole() -> None:
         "-accel tcg",
         "unix:qmp.sock,server=on,wait=off",
         "path=console.log",
-        "virtio-serial-pci,bus=pcie.0",
+        "virtio-serial-pci,bus=pcie.0,ioeventfd=off",
         "virtserialport,chardev=link,name=dcd.agent",
         "panic=pause,reboot=reset",
+        "console=ttyS0 iomem=relaxed panic=-1",
     ):
         assert part in text, part
     assert "-S" not in argv
@@ -556,6 +561,13 @@ async def test_everything_else_is_tcg(here: Path, body: str, why: str) -> None:
     assert why in found.why
     assert "\n" not in found.why
     assert time.monotonic() - started < 3
+
+
+async def test_a_kvm_that_gave_up_is_not_waited_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU stays after this error, its guest stopped."""
+    monkeypatch.setattr(machine, "KVM_PROBE_TIMEOUT_S", 30)
+    async with asyncio.timeout(10):
+        assert (await chosen(here, "echo 'KVM internal error. Suberror: 1'; exec sleep 60")).accel == "tcg"
 
 
 async def test_the_choice_is_remembered_for_this_machine_and_kernel(here: Path) -> None:

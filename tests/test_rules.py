@@ -8,7 +8,7 @@ from pathlib import Path
 import dcdbackend.model
 from dcdbackend.history import FUNCTIONS
 from dcdbackend.model.decide import BREACHES, REFUSALS
-from dcdbackend.model.departures import DEPARTURES, applicable
+from dcdbackend.model.departures import DEPARTURES, applicable, worst_first
 from dcdbackend.rules import CLAUSES, RULES, of_rule
 
 MODEL = Path(dcdbackend.model.__file__).parent
@@ -61,11 +61,18 @@ def test_departures_break_clauses_of_the_table() -> None:
     for departure in DEPARTURES.values():
         assert departure.clause in CLAUSES
         assert CLAUSES[departure.clause].kind == "must"
+        assert departure.severity == ("crash" if departure.clause == "DEV-9.alive" else "breach")
+
+
+def test_departures_that_kill_the_device_are_told_first() -> None:
+    told = worst_first(reversed(DEPARTURES))
+    assert [DEPARTURES[name].severity for name in told] == ["crash"] * 2 + ["breach"] * (len(DEPARTURES) - 2)
+    assert worst_first(["QEMU-log", "other", "QEMU-empty-answer"]) == ["QEMU-empty-answer", "QEMU-log", "other"]
 
 
 def test_departures_go_by_version() -> None:
     assert applicable("11.1.3 (Debian 1:11.1.3+ds-1)") == frozenset(DEPARTURES)
-    assert applicable("9.1") == applicable("10.0.2") < frozenset(DEPARTURES)
-    assert applicable("9.0.4") == applicable("8") == frozenset()
+    assert applicable("10.0") == applicable("10.0.2") < applicable("10.1") == frozenset(DEPARTURES)
+    assert applicable("9.2.4") == applicable("8") == frozenset()  # never measured: whatever it shows is a finding
     assert applicable("unknown") == applicable("") == frozenset()
     assert applicable("11.2.0-rc1") == frozenset(DEPARTURES)

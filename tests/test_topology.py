@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dcdbackend import topology
 from dcdbackend.errors import AskedWrongly
-from dcdbackend.topology import DeviceSpec, FileRange, RegionSpec, Topology, direct, expected_regions
+from dcdbackend.topology import DeviceSpec, FileRange, RegionSpec, Topology, direct, expected_regions, switch
 from dcdbackend.units import GIB, MIB
 
 UNIT = topology.CAPACITY_UNIT
@@ -33,6 +33,35 @@ def test_one_device_is_these_arguments() -> None:
         *("-device", "cxl-rp,bus=cxl.0,port=0,id=port0,chassis=0,slot=2"),
         *("-device", "cxl-type3,bus=port0,id=mem0,sn=0x1234,volatile-dc-memdev=mem0-dc,num-dc-regions=2"),
     ]
+
+
+def test_a_switch_with_two_devices_is_these_arguments() -> None:
+    """The shape of qemu.md: one host bridge, root port and window; the switch's mailbox beside its upstream port."""
+    assert switch(regions=2, size="1G", devices=2, static="256M", serials=[7, 0x1235]).argv("memory") == [
+        *("-M", "q35,cxl=on,cxl-fmw.0.targets.0=cxl.0,cxl-fmw.0.size=2560M"),
+        *("-m", "1G"),
+        *("-object", "memory-backend-file,id=mem0-static,size=256M,mem-path=memory/mem0-static.memory,share=on"),
+        *("-object", "memory-backend-file,id=mem0-dc,size=1G,mem-path=memory/mem0-dc.memory,share=on"),
+        *("-object", "memory-backend-file,id=mem1-static,size=256M,mem-path=memory/mem1-static.memory,share=on"),
+        *("-object", "memory-backend-file,id=mem1-dc,size=1G,mem-path=memory/mem1-dc.memory,share=on"),
+        *("-device", "pxb-cxl,bus=pcie.0,bus_nr=12,id=cxl.0"),
+        *("-device", "cxl-rp,bus=cxl.0,port=0,id=rp0,chassis=0,slot=2"),
+        *("-device", "cxl-upstream,bus=rp0,id=us0,addr=0.0,multifunction=on"),
+        *("-device", "cxl-switch-mailbox-cci,bus=rp0,addr=0.1,target=us0"),
+        *("-device", "cxl-downstream,bus=us0,port=0,id=dsp0,chassis=0,slot=4"),
+        "-device",
+        "cxl-type3,bus=dsp0,id=mem0,sn=0x7,volatile-memdev=mem0-static,volatile-dc-memdev=mem0-dc,num-dc-regions=2",
+        *("-device", "cxl-downstream,bus=us0,port=1,id=dsp1,chassis=0,slot=5"),
+        "-device",
+        "cxl-type3,bus=dsp1,id=mem1,sn=0x1235,volatile-memdev=mem1-static,volatile-dc-memdev=mem1-dc,num-dc-regions=2",
+    ]
+
+
+def test_a_switch_can_do_without_its_mailbox() -> None:
+    with_it, without = switch().argv(), switch(cci=False).argv()
+    assert [part for part in with_it if part not in without] == ["cxl-switch-mailbox-cci,bus=rp0,addr=0.1,target=us0"]
+    assert len(with_it) == len(without) + 2
+    assert switch() != direct() and switch().devices == direct().devices
 
 
 def test_static_capacity_has_a_file_of_its_own_and_room_in_the_window() -> None:
@@ -158,6 +187,27 @@ def test_what_cannot_be_built_is_one_clear_line(asked: dict[str, Any], said: str
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"devices": 5}, "5 devices under one switch, whose decoders are 4"),
+        ({"devices": 0}, "0 devices; a topology has 1 to 8"),
+        ({"devices": 9}, "9 devices; a topology has 1 to 8"),
+        ({"devices": 4, "size": "256G"}, "1T of CXL memory"),
+        ({"regions": 9, "size": 9 * UNIT}, "9 regions; a device has 1 to 8"),
+        ({"regions": 2, "size": UNIT}, "multiple of 512M"),
+        ({"size": "1GB"}, "size '1GB' is not understood"),
+        ({"static": MIB}, "1M of static capacity; give 0 or a multiple of 256M"),
+        ({"devices": 2, "serials": [1]}, "1 serial numbers for 2 devices"),
+    ],
+)
+def test_a_switch_that_cannot_be_built_is_one_clear_line(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(AskedWrongly) as refused:
+        switch(**asked)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_description_of_ones_own_is_checked_as_well() -> None:
     def device(name: str = "mem0", serial: int = 1) -> DeviceSpec:
         return DeviceSpec(name=name, serial=serial, regions=1, dc_size_bytes=UNIT)
@@ -167,7 +217,7 @@ def test_a_description_of_ones_own_is_checked_as_well() -> None:
             device(name)
     with pytest.raises(AskedWrongly, match="same name"):
         Topology(devices=(device(), device(serial=2)))
-    with pytest.raises(AskedWrongly, match="topology 'ring' is not known; there is direct"):
+    with pytest.raises(AskedWrongly, match="topology 'ring' is not known; there is direct, switch"):
         Topology(devices=(device(),), kind="ring")  # type: ignore[arg-type]
     for ram in (0, 100 * MIB, 1 * GIB + 1, 65 * GIB):
         with pytest.raises(AskedWrongly, match="of guest RAM"):

@@ -8,7 +8,7 @@ then with the same model that the controller uses.
     pci        which functions there are, their configuration space, drivers, host bridges
     registers  blocks of device registers, and the capabilities in them
     mailbox    the primary mailbox: load, read back, ring, reply
-    window     CEDT, HDM decoder, loads and stores through /dev/mem
+    window     CEDT, HDM decoders, loads and stores through /dev/mem
     device     one memory device, taken
     port       the controller's end of the virtio port: framing, acknowledgement, hang-ups
     journal    operations as history frames, written ahead of the doorbell

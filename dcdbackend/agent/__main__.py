@@ -87,6 +87,7 @@ class Agent:
         self._ready, devices = survey(options)
         self._control = Control(port, devices)
         self._control.spin = options.spin
+        self._new_controller = False
         port.on_new_controller = self._introduce
         self._introduce()
 
@@ -102,6 +103,10 @@ class Agent:
                 for request in port.receive(timeout_s):
                     control.handle(request)
                 port.acknowledge()
+                if self._new_controller:
+                    self._new_controller = False
+                    for each in watched:
+                        each.commands.withdraw("the controller is another one")
             if port.up:  # what happens while nobody listens could not be written ahead
                 for each in watched:
                     each.host.turn()
@@ -110,6 +115,7 @@ class Agent:
         port.flush()
 
     def _introduce(self) -> None:
+        self._new_controller = True
         self._port.put(link.CONTROL, encode({"ready": self._ready}))
 
 

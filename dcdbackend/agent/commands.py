@@ -3,13 +3,18 @@
 For each function of the history that goes through the mailbox: its opcode, how a value becomes a payload, and how
 payloads become values. `Commands.run` is the one place where a doorbell is rung for the record:
 
-    load -> read back -> begin with what was read back -> (flush, where it can change something) -> ring -> end, judged
+    load -> read back -> begin with what was read back -> flush -> ring -> end, judged
 
 The value that begins an operation is parsed from the registers, never taken from the intent. What does not parse
 travels as raw bytes. Nothing here decides what to send.
 
-An answer is not kept waiting for the judge: an operation run with `later` (the reading of the log) ends without a
-judgement, and the next completion of the device carries it together with its own.
+Every invoke leaves the guest before its doorbell, that of a reading (0100h) too: else a reading that rang before an
+offer was made could seem, to a controller that knows of no invoke yet, to have begun after it, and to have missed it.
+Written when the records are there it would keep them waiting, so an idle host *announces* its next reading, and
+finds it begun when it rings. What was announced and is not what the registers hold then is ended unrung.
+
+An answer is not kept waiting for the judge: an operation run with `later` (the reading of the log, the answer to it)
+ends without a judgement, and the next completion of the device carries it together with its own.
 """
 
 from __future__ import annotations
@@ -35,12 +40,12 @@ _MAX_U64 = (1 << 64) - 1
 class Operation(NamedTuple):
     """How a function of the history goes through the mailbox.
 
-    ahead: its invoke must have left the guest before the doorbell. build: from a value to a payload (errors:
-    AskedWrongly). sent, received: from payloads to the fields of a value (errors: MalformedBytes).
+    changes: it can change the device's state. build: from a value to a payload (errors: AskedWrongly). sent,
+    received: from payloads to the fields of a value (errors: MalformedBytes).
     """
 
     opcode: int
-    ahead: bool
+    changes: bool
     build: Callable[[Value], bytes]
     sent: Callable[[bytes], Value]
     received: Callable[[bytes], Value]
@@ -163,6 +168,15 @@ OPERATIONS: dict[str, Operation] = {
 """By function of the history; adding one is one row."""
 
 
+class Announced(NamedTuple):
+    """An operation that has begun and is not rung yet."""
+
+    op: int
+    process: str
+    f: str
+    value: Value
+
+
 class Commands:
     """The recorded mailbox of one device. `on_end` sees every operation that ended, with what was sent."""
 
@@ -173,7 +187,21 @@ class Commands:
         self._judge = judge
         self._later: list[tuple[str, Value, End]] = []
         self._carried: Value | None = None
+        self.announced: Announced | None = None
         self.on_end: Callable[[str, Value, End], None] = lambda f, sent, end: None
+
+    def announce(self, process: str, f: str, payload: bytes) -> None:
+        """Begin now the operation that `run` will ring next for that process and `f`; nothing if one has begun."""
+        if self.announced is None:
+            value = {"device": self._name, **OPERATIONS[f].sent(payload)}
+            self.announced = Announced(self._journal.begin(process, f, value), process, f, value)
+
+    def withdraw(self, reason: str) -> None:
+        """End what was announced, unrung."""
+        if self.announced is not None:
+            op, process, f, _ = self.announced
+            self.announced = None
+            self._journal.end(op, process, "info", f, {"reason": f"not rung: {reason}"})
 
     def run(self, process: str, f: str, payload: bytes, op: int | None = None, *, later: bool = False) -> End:
         """Send `payload` as the command of `f`; how it ended, after it was recorded.
@@ -192,13 +220,12 @@ class Commands:
             value["error"] = error.message
         journal = self._journal
         if op is None:
-            op = journal.begin(process, f, value)
+            op = self._begin(process, f, value)
         elif sent.payload != payload:
             end = End("info", {"reason": f"not rung: the payload registers hold {sent.payload.hex()[:80]}"})
             journal.end(op, process, end.type, f, end.value)
             return end
-        if operation.ahead:
-            journal.flush()
+        journal.flush()
         end = self._ring(operation)
         self.ended(op, process, f, value, end, later=later)
         self.on_end(f, value, end)
@@ -226,6 +253,16 @@ class Commands:
         for f, sent, end in self._later:
             self._carried = merge(self._carried, self._judge.step(f, sent, end.type, end.value))
         self._later.clear()
+
+    def _begin(self, process: str, f: str, value: Value) -> int:
+        """The number of the operation that rings now: the one announced, if it is this one."""
+        announced = self.announced
+        if announced is not None and (announced.process, announced.f) == (process, f):
+            if announced.value == value:
+                self.announced = None
+                return announced.op
+            self.withdraw("the payload registers hold something else")
+        return self._journal.begin(process, f, value)
 
     def _ring(self, operation: Operation) -> End:
         try:

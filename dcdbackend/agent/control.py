@@ -32,7 +32,7 @@ Value = dict[str, Any]
 POLL_MODES = ("sleep", "spin")
 MIN_INTERVAL_S = 0.00005
 MAX_INTERVAL_S = 10.0
-_CHANGES_STATE = frozenset(operation.opcode for operation in OPERATIONS.values() if operation.ahead)
+_CHANGES_STATE = frozenset(operation.opcode for operation in OPERATIONS.values() if operation.changes)
 _REPLY_ROOM = 2048
 
 
@@ -40,7 +40,7 @@ class Watched:
     """A device with a name: its recorded commands, its judge, and host U on it.
 
     What it holds already (the guest was reset, or the agent is not the first one) is taken as it is: who accepted it
-    cannot be known here. Errors: AnsweredWrongly, TimedOut.
+    cannot be known here. An entry of no length is no extent (QEMU-list-pending). Errors: AnsweredWrongly, TimedOut.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Watched:
         described["log_records"] = None
         extents = read_extents(device.mailbox)
         try:
-            held = ExtentSet([Extent(e.start, e.length, e.tag, e.sequence) for e in extents])
+            held = ExtentSet([Extent(e.start, e.length, e.tag, e.sequence) for e in extents if e.length])
         except ValueError as error:
             raise AnsweredWrongly(f"{name}: its extent list at the start makes no sense: {error}") from None
         self.judge = Judge(config_of(described, view="guest", departures=departures), held)

@@ -27,6 +27,8 @@ from .registers import (
 CAPACITY_UNIT = 256 << 20
 """Identify's capacities are multiples of this (CXL r3.1 8.2.9.9.1.1)."""
 _MAX_PAGES = 4096
+_DIRECT, _SWITCHED = 2, 4
+"""Functions from the root port down to the device; a switch adds an upstream and a downstream port."""
 DYNAMIC_CAPACITY_EVENT = 1 << 4
 """Event Status: log 4 holds records (CXL r3.1 8.2.8.3.1)."""
 
@@ -135,7 +137,7 @@ def take(root: str, found: Found, windows: tuple[window.FixedWindow, ...], *, un
                 f"{function.address} is driven by {driver}; boot without that module, or start the agent with --unbind"
             )
         pci.unbind(function)
-    place = _place(function)
+    place, switch = _place(function)
     pci.enable(function)
     mappings: dict[int, mmap.mmap] = {}
     component = _registers(found, pci.COMPONENT_REGISTERS, "component", mappings)
@@ -147,11 +149,11 @@ def take(root: str, found: Found, windows: tuple[window.FixedWindow, ...], *, un
     identity = IdentifyMemoryDevice.from_bytes(_ask(mailbox, Opcode.IDENTIFY_MEMORY_DEVICE, b""))
     config = read_config(mailbox)
     size = span(identity, config)
-    chosen = window.choose_window(windows, place.uid, size)
-    decoders = component_capabilities(component).get(HDM_DECODER)
-    if decoders is None:
-        raise AnsweredWrongly(f"{function.address} has no HDM decoders; nothing can be mapped")
-    window.program_decoder(component, decoders.offset, base=chosen.base, size=size)
+    if switch is None:
+        chosen = window.choose_window(windows, place.uid, size)
+    else:
+        chosen = _route(switch, window.shared_window(windows, place.uid, size), size)
+    window.program_decoder(component, _decoders(component, function), base=chosen.base, size=size)
     return Device(
         found=found,
         status=registers,
@@ -206,17 +208,58 @@ def read_extents(mailbox: Mailbox) -> tuple[WireExtent, ...]:
     raise AnsweredWrongly(f"4801h has no end: {len(found)} extents after {_MAX_PAGES} pages")
 
 
-def _place(function: pci.Function) -> pci.HostBridge:
-    """The host bridge above it. Errors: CannotRun for a place whose decoders would need programming too."""
+class Switch(NamedTuple):
+    """What lies between root port and device: the upstream port, and the number of the downstream port."""
+
+    upstream: pci.Function
+    port: int
+
+
+def _place(function: pci.Function) -> tuple[pci.HostBridge, Switch | None]:
+    """The host bridge above it, and the switch between. Errors: CannotRun for a place with more decoders than these."""
     bridge = pci.host_bridge(function)
     if len(bridge.root_ports) > 1:
         raise CannotRun(
             f"host bridge {bridge.uid} has {len(bridge.root_ports)} root ports; one for each host bridge is supported"
         )
     below = pci.path_below(bridge, function)
-    if len(below) != 2:
-        raise CannotRun(f"{function.address} lies behind {' '.join(below[:-1])}; switches are not supported yet")
-    return bridge
+    if len(below) == _DIRECT:
+        return bridge, None
+    if len(below) != _SWITCHED:
+        raise CannotRun(
+            f"{function.address} lies behind {' '.join(below[:-1])}; "
+            "a root port, or a root port and one level of switches, is supported"
+        )
+    downstream = pci.parent(function)
+    return bridge, Switch(pci.parent(downstream), pci.port_number(pci.config_space(downstream)))
+
+
+def _route(switch: Switch, whole: window.FixedWindow, size: int) -> window.FixedWindow:
+    """The device's slice of the window, with the upstream port's decoder leading there.
+
+    The port's own driver (pcieport) stays, and keeps it enabled: it has no business with these registers.
+    Errors: as `take`.
+    """
+    if pci.bound_driver(switch.upstream) is None:
+        pci.enable(switch.upstream)
+    mappings: dict[int, mmap.mmap] = {}
+    component = _registers(look(switch.upstream), pci.COMPONENT_REGISTERS, "component", mappings)
+    try:
+        at = _decoders(component, switch.upstream)
+        route = window.program_route(component, at, window=whole, size=size, port=switch.port)
+    finally:
+        component.close()
+        for mapping in mappings.values():
+            mapping.close()
+    return whole._replace(base=route.base, size=route.size)
+
+
+def _decoders(component: Registers, function: pci.Function) -> int:
+    """Where the HDM decoder capability is. Errors: AnsweredWrongly."""
+    found = component_capabilities(component).get(HDM_DECODER)
+    if found is None:
+        raise AnsweredWrongly(f"{function.address} has no HDM decoders; nothing can be mapped")
+    return found.offset
 
 
 def _registers(found: Found, kind: int, what: str, mappings: dict[int, mmap.mmap]) -> Mapped:

@@ -75,7 +75,11 @@ class Host:
         """Go on with what waits, or look whether there is anything new. Errors: LinkLost."""
         job = self._job
         if job is None:
-            if self.stuck is not None or not self._device.has_events():
+            if self.stuck is not None:
+                return
+            if not self._device.has_events():
+                if self._commands.announced is None:
+                    self._announce()
                 return
             job = self._job = self._serve()
         elif self._clock() < self._wake:
@@ -85,9 +89,15 @@ class Host:
             self._commands.judge_later()
         except StopIteration:
             self._job = None
+            if self.stuck is None:
+                self._announce()
         except (AnsweredWrongly, AskedWrongly, TimedOut) as error:
             self._job = None
             self._give_up(str(error))
+
+    def _announce(self) -> None:
+        """Begin the next reading of the log, before there is anything to read (see `commands`)."""
+        self._commands.announce(self._process, "events", _READ_LOG)
 
     def _serve(self) -> Iterator[float]:
         """One reading of the log until it is empty; yields the time before which there is nothing to do."""
@@ -130,15 +140,13 @@ class Host:
             return
         ranges = tuple(staged)
         staged.clear()
-        if kind == _ADD:
-            self.hands.offer(ranges)
-            steps = self._add.steps(ranges, self.hands)
-        else:
-            steps = self._release.steps(ranges, self.hands)
+        steps = (self._add if kind == _ADD else self._release).steps(ranges, self.hands)
+        if kind == _ADD and (not steps or self._break is not None):
+            self.hands.offer(ranges)  # it stays offered for a while, and who looks for a free block must know
         if self._break is not None:
             steps = self._broken(self._break, kind, steps, ranges)
         yield from self._send(steps)
-        if kind == _ADD and steps:
+        if kind == _ADD and steps and self._break is not None:
             self.hands.settled(ranges)
 
     def _broken(
@@ -161,7 +169,7 @@ class Host:
                 continue
             if step.after_s:
                 yield self._clock() + step.after_s
-            end = self._commands.run(self._process, step.f, step.to_bytes())
+            end = self._commands.run(self._process, step.f, step.to_bytes(), later=True)
             succeeded[index] = end.type == "ok"
 
     def _ended(self, f: str, sent: Value, end: End) -> None:

@@ -90,15 +90,25 @@ def _subject(subject: str) -> str:
 
 
 def merge(one: Value | None, two: Value | None) -> Value | None:
-    """Two judgements of one device as one: what did not hold in either stands."""
+    """Two judgements of one device as one: what did not hold in either stands, the worst of it."""
     if one is None or two is None:
         return one or two
     return {
-        "device": {**one["device"], **two["device"]},
-        "host": {**one["host"], **two["host"]},
+        "device": _worst(one["device"], two["device"]),
+        "host": _worst(one["host"], two["host"]),
         "passed": (*one["passed"], *two["passed"]),
         "evidence": (one["evidence"] + two["evidence"])[-MAX_EVIDENCE:],
     }
+
+
+def _worst(one: dict[str, str], two: dict[str, str]) -> dict[str, str]:
+    if not one or not two:
+        return one or two
+    kept = {clause: how for clause, how in one.items() if _WORSE.index(how) > _WORSE.index(two.get(clause, "unknown"))}
+    return {**one, **two, **kept}
+
+
+_WORSE = ("unknown", "departure", "fail")
 
 
 def describe(finding: Violation) -> Value:

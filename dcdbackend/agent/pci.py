@@ -1,8 +1,9 @@
 """PCI functions as sysfs shows them: which there are, their configuration space, drivers and host bridges.
 
 Only what taking a CXL device needs. Nothing is written but `enable` and, when asked, a driver's `unbind`; BARs are
-mapped, never assigned. Sources: PCIe base 6.0 7.6.3 (extended capabilities), 7.9.3 (serial number); CXL r3.1 8.1.9
-(Register Locator DVSEC); ACPI `_UID` of the host bridge (ACPI0016) through `firmware_node`.
+mapped, never assigned. Sources: PCIe base 6.0 7.5.3.6 (port number, in Link Capabilities), 7.6.3 (extended
+capabilities), 7.9.3 (serial number); CXL r3.1 8.1.9 (Register Locator DVSEC); ACPI `_UID` of the host bridge
+(ACPI0016) through `firmware_node`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ CLASS_MEMORY_DEVICE = 0x050210
 CLASS_BRIDGE = 0x060400
 CONFIG_SPACE = 4096
 
+_CAPABILITIES_POINTER = 0x34
+_FIRST_CAPABILITY = 0x40
+_PCI_EXPRESS = 0x10
+_LINK_CAPABILITIES = 0x0C
 _DEVICE_SERIAL_NUMBER = 0x0003
 _DESIGNATED_VENDOR_SPECIFIC = 0x0023
 _CXL_VENDOR = 0x1E98
@@ -111,6 +116,21 @@ def serial_number(config: bytes) -> int | None:
     return None
 
 
+def port_number(config: bytes) -> int:
+    """The number of a port, which a switch's decoders name as their target.
+
+    Errors: AnsweredWrongly for a function without a PCI Express capability, or a chain in a circle.
+    """
+    offset = config[_CAPABILITIES_POINTER] & 0xFC
+    for _ in range((_FIRST_EXTENDED - _FIRST_CAPABILITY) // 4):
+        if not _FIRST_CAPABILITY <= offset <= _FIRST_EXTENDED - _LINK_CAPABILITIES - 4:
+            break
+        if config[offset] == _PCI_EXPRESS:
+            return config[offset + _LINK_CAPABILITIES + 3]
+        offset = config[offset + 1] & 0xFC
+    raise AnsweredWrongly("a port without a PCI Express capability has no number; no decoder can name it")
+
+
 def located_registers(config: bytes) -> tuple[Located, ...]:
     """The blocks that the Register Locator DVSEC names. Errors: AnsweredWrongly when its length is no whole number
     of entries, or leaves the space."""
@@ -185,3 +205,9 @@ def host_bridge(function: Function) -> HostBridge:
 def path_below(bridge: HostBridge, function: Function) -> tuple[str, ...]:
     """The addresses from the root port down to the function itself."""
     return tuple(function.path[len(bridge.path) + 1 :].split("/"))
+
+
+def parent(function: Function) -> Function:
+    """The port right above the function. Errors: CannotRun when there is none."""
+    path = function.path.rpartition("/")[0]
+    return Function(path.rpartition("/")[2], path, sysfs.read_number(f"{path}/class"))

@@ -4,8 +4,11 @@ Each device gets the window whose only target is its host bridge, and its decode
 and dynamic capacity, from DPA 0 on: the guest's address of a DPA is the window's base plus the DPA. That asks for a
 host bridge with one root port (it then passes everything through, and has no decoder of its own to program).
 
-No interleaving, and no switch between root port and device yet: both are refused by name. Sources: CXL r3.1 9.18.1
-(CEDT), 8.2.4.20 (HDM decoder capability).
+Devices behind one switch share the window: each has a slice of it, which a decoder of the upstream port passes to
+the downstream port above the device (`program_route`), and its own decoder 0 maps that slice.
+
+No interleaving, and one level of switches: more is refused by name. Sources: CXL r3.1 9.18.1 (CEDT), 8.2.4.20 (HDM
+decoder capability).
 """
 
 from __future__ import annotations
@@ -93,6 +96,13 @@ def choose_window(windows: tuple[FixedWindow, ...], uid: int, size: int) -> Fixe
     return min(fitting, key=lambda window: window.size)
 
 
+def shared_window(windows: tuple[FixedWindow, ...], uid: int, size: int) -> FixedWindow:
+    """The largest window for volatile memory to host bridge `uid` alone: devices share it. Errors: CannotRun."""
+    smallest = choose_window(windows, uid, size)
+    own = [w for w in windows if w.targets == smallest.targets and w.restrictions & _VOLATILE == _VOLATILE]
+    return max(own, key=lambda window: window.size)
+
+
 class Decoder(NamedTuple):
     """A decoder as its registers show it: physical base, size and skip in bytes."""
 
@@ -178,17 +188,139 @@ def program_decoder(
         found = read_decoder(registers, at, 0)
     registers.write4(at + _GLOBAL_CONTROL, registers.read4(at + _GLOBAL_CONTROL) | _GLOBAL_ENABLE)
     if found != wanted:
-        for offset, value in ((_BASE_LOW, base), (_SIZE_LOW, size), (_SKIP_LOW, 0)):
-            registers.write4(here + offset, value & 0xFFFFFFFF)
-            registers.write4(here + offset + 4, value >> 32)
-        registers.write4(here + _CONTROL, _COMMIT | _HOST_ONLY)
-        _until(registers, here + _CONTROL, _COMMITTED, "decoder 0 does not commit", clock)
+        _commit(registers, here, base, size, 0, "decoder 0", clock)
         found = read_decoder(registers, at, 0)
         if found != wanted:
             raise AnsweredWrongly(f"decoder 0 reads back {found}; written was {wanted}")
     if not registers.read4(at + _GLOBAL_CONTROL) & _GLOBAL_ENABLE:
         raise AnsweredWrongly("the HDM decoders' global enable does not stay set")
     return found
+
+
+class Route(NamedTuple):
+    """A decoder of an upstream port: physical base and size in bytes, and the number of the port it leads to.
+
+    `ways`: the encoded interleave ways; 0 is one target, which is `port`.
+    """
+
+    number: int
+    base: int
+    size: int
+    port: int
+    ways: int
+    committed: bool
+    locked: bool
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
+
+def read_route(registers: Registers, at: int, index: int) -> Route:
+    """Decoder `index` of an upstream port as it is (CXL r3.1 8.2.4.20.9: its target list lies where skip does)."""
+    found = read_decoder(registers, at, index)
+    here = at + _DECODERS + _DECODER_STEP * index
+    return Route(
+        number=index,
+        base=found.base,
+        size=found.size,
+        port=registers.read4(here + _SKIP_LOW) & 0xFF,
+        ways=registers.read4(here + _CONTROL) >> 4 & 0xF,
+        committed=found.committed,
+        locked=found.locked,
+    )
+
+
+def program_route(
+    registers: Registers,
+    at: int,
+    *,
+    window: FixedWindow,
+    size: int,
+    port: int,
+    clock: Callable[[], float] = time.monotonic,
+) -> Route:
+    """Have an upstream port pass `size` bytes of the window to its downstream port `port`; the decoder, read back.
+
+    Decoders are committed, and lie, in increasing order (CXL r3.1 8.2.4.20.12), so the first free one takes the slice
+    right behind the last. One that leads to that port with that size is left alone; one of another size is taken
+    back first, if it is the last. Errors: CannotRun (what is committed is not ours, no decoder or no room is left),
+    AskedWrongly (off 256 MiB), TimedOut, AnsweredWrongly (it would not commit, or reads back otherwise).
+    """
+    if window.base % DECODER_UNIT or size % DECODER_UNIT or size <= 0:
+        raise AskedWrongly(
+            f"a decoder over 0x{size:x} bytes from 0x{window.base:x} on; both must be multiples of 256 MiB"
+        )
+    routes = [read_route(registers, at, index) for index in range(decoder_count(registers, at))]
+    used = _orderly(routes, window)
+    found = next((route for route in used if route.port == port), None)
+    if found is None:
+        if len(used) == len(routes):
+            raise CannotRun(f"all {len(routes)} decoders of the upstream port are taken; put fewer devices below it")
+        found = routes[len(used)]
+    elif found.size != size:
+        if found.locked or found is not used[-1]:
+            raise CannotRun(
+                f"decoder {found.number} of the upstream port leads 0x{found.size:x} bytes to port {port}, not "
+                f"0x{size:x}, and is locked or not the last; only a reset frees it"
+            )
+        used.pop()
+    here = at + _DECODERS + _DECODER_STEP * found.number
+    what = f"decoder {found.number} of the upstream port"
+    if found not in used:
+        base = used[-1].end if used else window.base
+        if base + size > window.base + window.size:
+            raise CannotRun(
+                f"the window 0x{window.base:x}+0x{window.size:x} has no room for 0x{size:x} bytes behind 0x{base:x}; "
+                "give the machine one (cxl-fmw) that holds all devices of the switch"
+            )
+        if found.committed:
+            registers.write4(here + _CONTROL, registers.read4(here + _CONTROL) & ~_COMMIT)
+            _until(registers, here + _CONTROL, 0, f"{what} stays committed", clock)
+        _commit(registers, here, base, size, port, what, clock)
+        wanted = Route(found.number, base, size, port, 0, True, found.locked)
+        found = read_route(registers, at, wanted.number)
+        if found != wanted:
+            raise AnsweredWrongly(f"{what} reads back {found}; written was {wanted}")
+    registers.write4(at + _GLOBAL_CONTROL, registers.read4(at + _GLOBAL_CONTROL) | _GLOBAL_ENABLE)
+    if not registers.read4(at + _GLOBAL_CONTROL) & _GLOBAL_ENABLE:
+        raise AnsweredWrongly("the global enable of the upstream port's HDM decoders does not stay set")
+    return found
+
+
+def _orderly(routes: list[Route], window: FixedWindow) -> list[Route]:
+    """Those committed: slices of the window without a gap, each to a port of its own. Errors: CannotRun."""
+    used: list[Route] = []
+    end = window.base
+    for route in routes:
+        if not route.committed:
+            continue
+        ours = (
+            route.number == len(used)
+            and not route.ways
+            and route.base == end
+            and 0 < route.size <= window.base + window.size - end
+            and route.port not in [other.port for other in used]
+        )
+        if not ours:
+            raise CannotRun(
+                f"decoder {route.number} of the upstream port is committed already (0x{route.base:x}+0x{route.size:x} "
+                f"to port {route.port}); boot without whatever mapped it: firmware, or a CXL driver with a region"
+            )
+        used.append(route)
+        end = route.end
+    return used
+
+
+def _commit(
+    registers: Registers, here: int, base: int, size: int, third: int, what: str, clock: Callable[[], float]
+) -> None:
+    """Write and commit the decoder whose registers begin at `here`; `third` is skip or target list."""
+    for offset, value in ((_BASE_LOW, base), (_SIZE_LOW, size), (_SKIP_LOW, third)):
+        registers.write4(here + offset, value & 0xFFFFFFFF)
+        registers.write4(here + offset + 4, value >> 32)
+    registers.write4(here + _CONTROL, _COMMIT | _HOST_ONLY)
+    _until(registers, here + _CONTROL, _COMMITTED, f"{what} does not commit", clock)
 
 
 def _until(registers: Registers, control: int, committed: int, what: str, clock: Callable[[], float]) -> None:

@@ -32,7 +32,8 @@ def check(
             history = History(file)
             verdict = check_history(history)
         verdicts[str(path)] = verdict
-        code = exit_code(code, history.header.scenario, verdict)
+        qemu = (history.header.qemu or {}).get("version", "")
+        code = exit_code(code, history.header.scenario, verdict, qemu if isinstance(qemu, str) else "")
         if not as_json:
             console.print(f"{path}: {history.header.scenario}: [{table.STYLE[verdict.outcome]}]{verdict.outcome}[/]")
             for warning in verdict.warnings:

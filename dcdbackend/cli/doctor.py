@@ -88,7 +88,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSO
 def look() -> Findings:
     """Every row, and what follows from them."""
     wanted = _wanted()
-    rows = [_python(), _machine(), *_own_parts()]
+    rows = [_python(), _machine(wanted), *_own_parts()]
     needs_root: tuple[str, ...] = ()
     if wanted:
         needs_root = tuple(f"apt-get install {name}" for name in PACKAGES if shutil.which(name) is None)
@@ -110,9 +110,9 @@ def _python() -> Row:
     return Row(what="python", found="ok", text=platform.python_version())
 
 
-def _machine() -> Row:
+def _machine(wanted: tuple[Recipe, ...]) -> Row:
     name = platform.machine()
-    if name == "x86_64":
+    if name == "x86_64" or not wanted:
         return Row(what="machine", found="ok", text=f"{name}, {os.cpu_count()} processors")
     return Row(what="machine", found="missing", text=f"{name}; the image and its QEMU are made for x86_64")
 
@@ -206,7 +206,7 @@ def _system_qemu() -> Row:
     try:
         qemu = asyncio.run(machine.probe_qemu([found], origin="system", timeout_s=_ASK_S))
     except DcdError as error:
-        return Row(what="system QEMU", found="note", text=f"{found}: {error.message}")
+        return Row(what="system QEMU", found="note", text=error.message)
     return Row(what="system QEMU", found="ok", text=f"{found} {qemu.version}; --qemu system takes it")
 
 

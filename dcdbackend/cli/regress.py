@@ -11,8 +11,9 @@ import secrets
 import shlex
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -20,11 +21,13 @@ from rich.table import Table
 
 from .. import image, machine
 from ..checker.explain import tell
+from ..errors import AskedWrongly
 from ..report import table
 from ..report.junit import Case
 from ..report.junit import write as write_junit
 from ..scenario import SCENARIOS, Scenario, choose, ordered
 from ..scenario.runner import Result, Runner, Setup, as_data, worse
+from ..topology import Kind
 from .progress import progress
 from .rundir import new_run_dir
 
@@ -41,6 +44,7 @@ def regress(
     seed: Annotated[int | None, typer.Option(help="Run the same choices again.", min=0, max=MAX_SEED)] = None,
     regions: Annotated[int, typer.Option(help="DC regions of the device, 1 to 8.")] = 2,
     size: Annotated[str, typer.Option(help="Its dynamic capacity, a multiple of 256M for each region.")] = "2G",
+    topology: Annotated[str, typer.Option(help="Where the devices hang: direct, switch, or all of these.")] = "direct",
     qemu: Annotated[
         str | None, typer.Option(help="A qemu-system-x86_64, `system`, or `private`. [env: DCD_QEMU]")
     ] = None,
@@ -66,7 +70,7 @@ def regress(
     Exit: 0 everything as expected, known departures included; 1 a rule broken; 2 wrong usage; 3 the environment
     cannot; 4 unknown, or nothing was judged.
     """
-    chosen = ordered(choose(scenario or ()))
+    chosen, kinds = ordered(choose(scenario or ())), _kinds(topology)
     if list_only:
         for one in SCENARIOS.values():
             print(f"{one.name:24} {one.summary}")  # noqa: T201 (this verb's output)
@@ -77,7 +81,7 @@ def regress(
         parts = image.parts(qemu=qemu, kernel=kernel, initrd=initrd, progress=step)
     setup = asyncio.run(_setup(parts, accel, {"regions": regions, "size": size}))
     if print_command:
-        for line in dict.fromkeys(_command(setup, one) for one in chosen):
+        for line in dict.fromkeys(_command(replace(setup, kind=kind), one) for kind in kinds for one in chosen):
             print(line)  # noqa: T201 (this verb's output)
         return 0
     directory = new_run_dir("regress", run_dir)
@@ -86,7 +90,9 @@ def regress(
     if not as_json:
         out.print(f"run {directory}", markup=False, soft_wrap=True)
     work = [(one, (seed + turn) & MAX_SEED) for turn in range(repeat) for one in chosen]
-    results = asyncio.run(_run(setup, work, jobs, directory, breaks, Console(stderr=True, highlight=False)))
+    results: list[Result] = []
+    for kind in kinds:
+        results += asyncio.run(_run(replace(setup, kind=kind), work, jobs, directory, breaks, err))
     data = {"seed": seed, "results": [as_data(result) for result in results]}
     (directory / VERDICT).write_text(json.dumps(data, indent=1) + "\n")
     with (directory / REPORT).open("w") as file:
@@ -97,7 +103,7 @@ def regress(
         out.print_json(json.dumps(data))
     else:
         _show(out, results, directory)
-        again = _again(scenario, seed, breaks)
+        again = _again(scenario, seed, breaks, topology)
         out.print(f"again: {again}", markup=False, soft_wrap=True)
     code = 0
     for result in results:
@@ -105,6 +111,15 @@ def regress(
     if not any(result.verdict is not None for result in results):
         return 4
     return code
+
+
+def _kinds(asked: str) -> tuple[Kind, ...]:
+    """The topologies that are meant. Errors: AskedWrongly."""
+    there: tuple[Kind, ...] = get_args(Kind)
+    found = there if asked == "all" else tuple(kind for kind in there if kind == asked)
+    if not found:
+        raise AskedWrongly(f"topology {asked!r} is not known; there is {', '.join(there)}, all")
+    return found
 
 
 async def _setup(parts: image.Parts, accel: str | None, shape: dict[str, int | str]) -> Setup:
@@ -140,7 +155,7 @@ async def _run(
                         say(f"{len(results) + 1}/{len(work)} {one.name}")
                     results[index] = result = await runner.run(one, seed=seed)
                     if status is None:
-                        say(f"{len(results)}/{len(work)} {one.name}: {result.outcome} ({result.seconds:.1f} s)")
+                        say(f"{len(results)}/{len(work)} {result.place}: {result.outcome} ({result.seconds:.1f} s)")
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -162,7 +177,8 @@ def _next(left: deque[tuple[int, tuple[Scenario, int]]], runner: Runner) -> tupl
 
 
 def _case(result: Result) -> Case:
-    return Case("dcd", result.scenario.name, result.outcome, result.reason, result.seconds, result.verdict)
+    classname = "dcd" if result.topology == "direct" else f"dcd.{result.topology}"
+    return Case(classname, result.scenario.name, result.outcome, result.reason, result.seconds, result.verdict)
 
 
 class _quiet:
@@ -186,8 +202,10 @@ def _command(setup: Setup, scenario: Scenario) -> str:
     return shlex.join(argv)
 
 
-def _again(patterns: list[str] | None, seed: int, breaks: str | None) -> str:
+def _again(patterns: list[str] | None, seed: int, breaks: str | None, topology: str) -> str:
     argv = ["dcd", "regress", "--seed", str(seed)]
+    if topology != "direct":
+        argv += ["--topology", topology]
     for pattern in patterns or ():
         argv += ["--scenario", pattern]
     if breaks is not None:
@@ -207,7 +225,7 @@ def _show(console: Console, results: Sequence[Result], directory: Path) -> None:
             if result.scenario.expect.get(f"{finding.subject} {finding.clause}") == "fail":
                 continue
             console.print()
-            console.print(f"{result.scenario.name}:", style="bold")
+            console.print(f"{result.place}:", style="bold")
             console.print("\n".join(tell(finding)), markup=False, soft_wrap=True)
     counts: dict[str, Any] = {}
     for result in results:
@@ -232,7 +250,8 @@ def _meant(results: Sequence[Result]) -> set[str]:
 
 def _by_scenario(results: Sequence[Result]) -> Table:
     shown = Table(title="By scenario", title_justify="left", box=None, pad_edge=False)
-    for name in ("scenario", "outcome"):
+    several = len({result.topology for result in results}) > 1
+    for name in ("scenario", *(["topology"] if several else []), "outcome"):
         shown.add_column(name, no_wrap=True)
     for name in ("operations", "clauses", "seconds"):
         shown.add_column(name, justify="right")
@@ -242,6 +261,7 @@ def _by_scenario(results: Sequence[Result]) -> Table:
         held = 0 if verdict is None else sum(1 for counts in table.totals([verdict]).values() if counts.passed)
         shown.add_row(
             result.scenario.name,
+            *([result.topology] if several else []),
             f"[{table.STYLE[result.outcome]}]{result.outcome}[/]",
             "" if verdict is None else str(verdict.operations),
             str(held or ""),

@@ -80,6 +80,20 @@ def entries(kind: str) -> list[tuple[Path, bool]]:
 
 
 @contextlib.contextmanager
+def told(need: str = "") -> Iterator[None]:
+    """What the file system refuses is said in one line. `need`: how much room the work takes. Errors: CannotRun."""
+    try:
+        yield
+    except OSError as error:
+        home = directory()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            said = f"the disk filled up in {home}{need and f', {need}'}; free some"
+        else:
+            said = f"the cache {home} cannot be used ({error.strerror}: {error.filename})"
+        raise CannotRun(f"{said}, or set XDG_CACHE_HOME to a directory that has room and is yours") from error
+
+
+@contextlib.contextmanager
 def turn(kind: str, key: str, progress: Progress) -> Iterator[None]:
     """Only one process at a time builds `key`. Errors: CannotRun (the other one takes too long)."""
     with (directory() / f"{kind}-{key}.lock").open("w") as lock:

@@ -113,7 +113,7 @@ def _joined(base: Path, identity: str, tree: Path | None, progress: Progress) ->
         os.utime(final)
         return final
     progress(Step("initrd: packing the agent"))
-    with cache.scratch() as made:
+    with cache.told(), cache.scratch() as made:
         out = made.path / final.name
         with out.open("wb") as file:
             with base.open("rb") as given:

@@ -27,6 +27,7 @@ WAYS_OUT = (
     "or bring your own: --qemu --kernel --initrd (or DCD_QEMU, DCD_KERNEL, DCD_INITRD); "
     "--qemu system takes the one installed"
 )
+MORE_ROOM = "free some, or set XDG_CACHE_HOME to a directory that has room and is yours"
 TIMEOUT_S = 1800.0
 """For one recipe's packages, about 100 MB at most: at 60 kB/s a user had better bring their own."""
 
@@ -228,7 +229,7 @@ def _why(said: str, mirror: Mirror, recipe: Recipe, place: Path, log: Path) -> s
     errors = [line[2:].strip() for line in said.splitlines() if line.startswith("E:")]
     reason = _short(next((line for line in errors if "mmdebstrap" not in line and "apt-get" not in line), "no reason"))
     if "No space left on device" in said:
-        return f"the disk filled up in {place}, {short_of_space(recipe)}"
+        return f"the disk filled up in {place}, {need(recipe)}; {MORE_ROOM}"
     if _LATE in said:
         return f"{where} did not deliver the packages within {TIMEOUT_S:.0f} s; try again, {WAYS_OUT}"
     if re.search(r"NO_PUBKEY|Missing key|is not signed|public key is not available", said):
@@ -243,12 +244,9 @@ def _why(said: str, mirror: Mirror, recipe: Recipe, place: Path, log: Path) -> s
     return f"the packages could not be taken from {where} ({reason}; all of it in {log}), {WAYS_OUT}"
 
 
-def short_of_space(recipe: Recipe) -> str:
-    """The second half of every message about a full disk."""
-    return (
-        f"about {recipe.measured.peak_bytes / 1e6:.0f} MB are needed to build {recipe.kind}; free some, or set "
-        "XDG_CACHE_HOME to a directory that has it"
-    )
+def need(recipe: Recipe) -> str:
+    """How much room a build takes, for messages about a full disk."""
+    return f"about {recipe.measured.peak_bytes / 1e6:.0f} MB are needed to build {recipe.kind}"
 
 
 def _short(reason: str) -> str:

@@ -7,7 +7,6 @@ recipes give the same bytes (`content` is their hash). Which packages, which fil
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import platform
@@ -15,7 +14,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,12 @@ def ensure(kind: Kind, *, refresh: bool, progress: Progress) -> Path:
     found = cache.entry(kind, recipe.key)
     if found and not refresh:
         return found
-    with cache.turn(kind, recipe.key, progress):
+    with cache.told(mirror.need(recipe)), cache.turn(kind, recipe.key, progress):
         now = cache.entry(kind, recipe.key)
         if now and (not refresh or now != found):
             return now  # another process has built it while we waited
-        with _spoken(recipe), cache.scratch() as made:
+        _refuse_early(recipe)
+        with cache.scratch() as made:
             return _build(recipe, made, progress)
 
 
@@ -200,9 +200,8 @@ def _run(command: tuple[str, ...], env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-@contextlib.contextmanager
-def _spoken(recipe: Recipe) -> Iterator[None]:
-    """Refuse early what cannot end well; a disk that fills up on the way is said in one line."""
+def _refuse_early(recipe: Recipe) -> None:
+    """What cannot end well is not begun. Errors: CannotRun."""
     if platform.machine() != "x86_64":
         raise CannotRun(
             f"the image is made for x86_64 and this machine is {platform.machine()}; use one, {mirror.WAYS_OUT}"
@@ -210,12 +209,4 @@ def _spoken(recipe: Recipe) -> Iterator[None]:
     home = cache.directory()
     free = shutil.disk_usage(home).free
     if free < recipe.measured.peak_bytes:
-        raise CannotRun(f"{free / 1e6:.0f} MB are free in {home}, {mirror.short_of_space(recipe)}")
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CannotRun(f"the disk filled up in {home}, {mirror.short_of_space(recipe)}") from error
-        raise CannotRun(
-            f"the cache {home} cannot be written: {error}; set XDG_CACHE_HOME to a directory that can"
-        ) from error
+        raise CannotRun(f"{free / 1e6:.0f} MB are free in {home}, {mirror.need(recipe)}; {mirror.MORE_ROOM}")

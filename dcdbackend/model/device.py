@@ -28,6 +28,7 @@ from .decide import (
     LOG,
     NO_OVERFLOW,
     PARTLY,
+    PENDING,
     REFUSALS,
     TOO_MANY,
     UNSEEN,
@@ -382,6 +383,9 @@ def _release(state: State, op: Completed) -> Next | Violation:
 def _forced(state: State, op: Completed, extents: tuple[Extent, ...]) -> Next | Violation:
     """Forced release (DEV-12): only its known departures are modelled so far."""
     if "QEMU-forced" not in state.config.departures:
+        decision = decide_release(state, op.sent, extents)
+        if op.type == "fail" and extents and not (decision.faults & ~PENDING or decision.unsure):
+            return fail("DEV-12.taken", f"a forced release was refused: {op.received.get('desc', '')}", op)
         if op.type == "fail":
             return Next(state, _ANSWERED, (), ("DEV-12.taken",))
         return Next(lose(state, "a forced release is not modelled"), _ANSWERED, (), ("DEV-12.taken",))

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HEADER_BYTES, _RECORD_BYTES = 32, 128
+_MAX_U32 = (1 << 32) - 1
+INFORMATIONAL, WARNING = 0, 1
+"""Severities in a record's flags (CXL r3.1 8.2.9.2.1, table 8-43: bits 1:0, informational 00b)."""
 _FIELDS = (
     ("type", "DEV-4.type", "type"),
     ("dpa", "DEV-4.extent", "start"),
@@ -54,8 +57,8 @@ _BAD_SHAPE = (
     (OUTSIDE, "DEV-2.inside", "is not inside one region"),
     (OFF_BLOCK, "DEV-2.aligned", "is off its region's blocks"),
 )
-_SOME, _SEVERAL, _NEW, _AGAIN, _COUNTS, _NO_COUNTS, _CLEARED, _REMAIN, _REFUSED, _GUEST = (
-    1 << bit for bit in range(10)
+_SOME, _SEVERAL, _NEW, _AGAIN, _COUNTS, _NO_COUNTS, _CLEARED, _REMAIN, _REFUSED, _GUEST, _SEVERITY = (
+    1 << bit for bit in range(11)
 )
 _CLAUSES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (_SOME, ("DEV-4.format", "DEV-4.type", "DEV-4.region", "DEV-10.payload")),
@@ -67,6 +70,7 @@ _CLAUSES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (_CLEARED, ("DEV-16.cleared",)),
     (_REMAIN, ("DEV-16.remain",)),
     (_REFUSED, ("DEV-8.unchanged",)),
+    (_SEVERITY, ("DEV-4.severity",)),
 )
 _WHOLE = ("DEV-4.whole", "DEV-4.extent", "DEV-4.more", "DEV-4.tag", "DEV-4.sequence", "DEV-20.host")
 _LEARNED = ("DEV-2.nonempty", "DEV-2.wrap", "DEV-2.inside", "DEV-2.aligned")
@@ -125,6 +129,7 @@ def events(state: State, op: Completed) -> Next | Violation:
                 return learned._replace(also=tuple(findings))
             state = learned
             bits |= _NEW
+    bits |= _severity(state, records, bits, findings)
     end = _end(state, op, records, received["flags"], findings)
     if isinstance(end, Violation):
         return end._replace(also=tuple(findings))
@@ -150,17 +155,16 @@ def _known(
                 break
             return _uncaused(state, op, at, handle)
         expected = log[at]
-        if found["tag"] != expected.tag:
-            untagged = _tagless(state, op, at, found, findings)
-            if untagged is not None:
-                state, log = untagged, untagged.log
-                expected = log[at]
+        if found["tag"] != expected.tag or found["host_id"] != expected.host_id:
+            state = _forgotten(state, op, at, found, findings)
+            log = state.log
+            expected = log[at]
         if (
             found["type"], found["more"], found["host_id"], found["dpa"],
             found["length"], found["tag"], found["sequence"],
         ) != expected[1:8]:  # fmt: skip
             return _mismatch(state, op, at, records)
-        wrong = _carried(found, op)
+        wrong = _carried(state, found, op)
         if wrong is not None:
             return wrong
         if expected.handle == handle != 0:
@@ -173,7 +177,7 @@ def _known(
                 return wrong
             fresh.append(expected._replace(handle=handle))
             bits |= _NEW
-        counted = _counts(state, op, found, expected)
+        counted = _counts(state, op, found, expected, findings)
         if isinstance(counted, Violation):
             return counted
         state = counted
@@ -198,16 +202,32 @@ def _handle(state: State, fresh: Sequence[Record], handle: int, op: Completed) -
     return None
 
 
-def _carried(found: dict[str, Any], op: Completed) -> Violation | None:
+def _carried(state: State, found: dict[str, Any], op: Completed) -> Violation | None:
     """What every record must carry, whatever caused it."""
     if found["region"] and found["type"] != 3:
         return fail("DEV-4.region", f"updated region is {found['region']} in a record of type {found['type']}", op)
-    if found.get("severity", 1) != 1:
-        return fail("DEV-4.severity", f"severity is {found['severity']}, not 1 (informational)", op)
+    severity = found.get("severity", INFORMATIONAL)
+    if severity != INFORMATIONAL and not (severity == WARNING and "QEMU-severity" in state.config.departures):
+        return fail("DEV-4.severity", f"severity is {severity}, not {INFORMATIONAL} (informational)", op)
     return None
 
 
-def _counts(state: State, op: Completed, found: dict[str, Any], expected: Record) -> State | Violation:
+def _severity(state: State, records: Sequence[dict[str, Any]], bits: int, findings: list[Violation]) -> int:
+    """The bit for severities that were shown and right; a departed device's are told when there is a new record."""
+    if not bits & _NEW:
+        return 0
+    severities = [found.get("severity") for found in records]
+    if WARNING in severities and "QEMU-severity" in state.config.departures:
+        text = f"{severities.count(WARNING)} of {len(records)} records are warnings, not informational"
+        evidence = {"received": {"severities": severities}, "expected": INFORMATIONAL}
+        findings.append(Violation("DEV-4.severity", "device", "departure", text, evidence, "QEMU-severity"))
+        return 0
+    return 0 if None in severities else _SEVERITY
+
+
+def _counts(
+    state: State, op: Completed, found: dict[str, Any], expected: Record, findings: list[Violation]
+) -> State | Violation:
     """DEV-19: what is available and what is used add up to the same number every time."""
     if not found["validity"] & 1 or expected.used < 0:
         return state
@@ -220,19 +240,28 @@ def _counts(state: State, op: Completed, found: dict[str, Any], expected: Record
     right = max(known - expected.used, 0)
     if available != right:
         text = f"{available} extents available; with {expected.used} in use of {known} it must be {right}"
+        wrapped = known < expected.used and available == (known - expected.used) & _MAX_U32
+        if wrapped and "QEMU-available-wraps" in state.config.departures:
+            findings.append(departed("QEMU-available-wraps", "DEV-19.extents", text, op))
+            return state
         return fail("DEV-19.extents", text, op)
     return state
 
 
-def _tagless(state: State, op: Completed, at: int, found: dict[str, Any], findings: list[Violation]) -> State | None:
-    """The state with record `at` untagged, where only the tag differs and a departed device forgot it."""
+def _forgotten(state: State, op: Completed, at: int, found: dict[str, Any], findings: list[Violation]) -> State:
+    """The state with record `at` without the tag and the host that the manager gave, where a departed device has
+    neither."""
     expected = state.log[at]
-    if "QEMU-tag-qmp" not in state.config.departures or found["tag"] != NULL_HEX or expected.tag == NULL_HEX:
-        return None
-    text = f"the manager gave tag {expected.tag}, the record has none"
-    findings.append(departed("QEMU-tag-qmp", "DEV-4.tag", text, op))
+    if found["tag"] == NULL_HEX != expected.tag and "QEMU-tag-qmp" in state.config.departures:
+        text = f"the manager gave tag {expected.tag}, the record has none"
+        findings.append(departed("QEMU-tag-qmp", "DEV-4.tag", text, op))
+        expected = expected._replace(tag=NULL_HEX)
+    if found["host_id"] == 0 != expected.host_id and "QEMU-host-id" in state.config.departures:
+        text = f"the manager addressed host {expected.host_id}, the record says 0"
+        findings.append(departed("QEMU-host-id", "DEV-20.host", text, op))
+        expected = expected._replace(host_id=0)
     log = state.log
-    return state._replace(log=(*log[:at], expected._replace(tag=NULL_HEX), *log[at + 1 :]))
+    return state._replace(log=(*log[:at], expected, *log[at + 1 :]))
 
 
 def _mismatch(state: State, op: Completed, at: int, records: Sequence[dict[str, Any]]) -> Violation:
@@ -342,7 +371,7 @@ def _learn(state: State, op: Completed, found: dict[str, Any]) -> State | Violat
     """A record that this view sees for the first time (guest view)."""
     if "raw" in found:
         return fail("DEV-4.format", f"a record does not parse: {found['error']}", op)
-    wrong = _carried(found, op) or _handle(state, (), found["handle"], op)
+    wrong = _carried(state, found, op) or _handle(state, (), found["handle"], op)
     if wrong is not None:
         return wrong
     kind, start, length = found["type"], found["dpa"], found["length"]

@@ -30,12 +30,14 @@ from .decide import (
     read_ranges,
     supported_extents,
 )
+from .record import INFORMATIONAL, WARNING
 from .state import NO_MEMORY, NULL_HEX, Config, Memory, Record, Segment, State, initial
 from .witness import standing
 
 _RECORD_BYTES, _EVENT_HEADER_BYTES = 128, 32
 _EXTENT_BYTES, _LIST_HEADER_BYTES = 40, 16
 SUPPORTED_EXTENTS = 512
+_MAX_U32 = (1 << 32) - 1
 
 Received = dict[str, Any]
 
@@ -159,7 +161,9 @@ def _events(device: Device) -> tuple[Device, str, Received]:
 def _record(state: State, record: Record) -> dict[str, Any]:
     tag = record.tag
     supported = state.config.limits.supported_extents or SUPPORTED_EXTENTS
-    if "QEMU-tag-qmp" in state.config.departures:
+    departures = state.config.departures
+    wraps = "QEMU-available-wraps" in departures
+    if "QEMU-tag-qmp" in departures:
         offered = state.pending.find(record.dpa) or state.accepted.find(record.dpa)
         tag = offered.tag.hex() if offered is not None else NULL_HEX
     return {
@@ -167,14 +171,15 @@ def _record(state: State, record: Record) -> dict[str, Any]:
         "type": record.type,
         "more": record.more,
         "validity": 1,
-        "host_id": record.host_id,
+        "host_id": 0 if "QEMU-host-id" in departures else record.host_id,
         "region": 0,
         "dpa": record.dpa,
         "length": record.length,
         "tag": tag,
         "sequence": record.sequence,
-        "available_extents": max(supported - record.used, 0),
+        "available_extents": (supported - record.used) & _MAX_U32 if wraps else max(supported - record.used, 0),
         "available_tags": 0,
+        "severity": WARNING if "QEMU-severity" in departures else INFORMATIONAL,
     }
 
 

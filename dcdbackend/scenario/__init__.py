@@ -18,13 +18,16 @@ from ..session import Session
 TIMEOUT_S = 30.0
 Body = Callable[[Session], Awaitable[None]]
 Outcome = Literal["pass", "fail", "unknown", "departure", "skipped"]
+DEPARTURE = "departure "
+"""What a key of `Scenario.expect` begins with that expects a known departure: its id follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenario:
     """One scenario.
 
-    `expect`: outcomes other than pass that are meant to happen, by `subject clause` (like `host DEV-6.inside`).
+    `expect`: outcomes other than pass that are meant to happen, by `subject clause` (like `host DEV-6.inside`;
+    `device *` is all of the device's), or by known departure (`departure QEMU-log`: of the versions that have it).
     `shape`: what its topology must be (`regions`, `devices`, `static`, `size`: see `topology.direct`).
     `needs`: what injector or host must offer (like `tags`).
     """
@@ -95,4 +98,4 @@ def ordered(chosen: Iterable[Scenario]) -> list[Scenario]:
     return sorted(chosen, key=lambda one: (sorted(map(str, one.shape.items())), not one.settle))
 
 
-from . import capacity, data, five_actors, illegal, log, offer, release  # noqa: E402, F401  (they register themselves)
+from . import capacity, data, departure, five_actors, illegal, log, offer, release, reset  # noqa: E402, F401  (they register themselves)

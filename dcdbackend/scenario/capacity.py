@@ -77,7 +77,7 @@ async def static_beside(bench: Session) -> None:
 
 @scenario(shape={"devices": 2})
 async def two_devices(bench: Session) -> None:
-    """Two devices, each behind its own host bridge: the same place in both, and bytes that never cross."""
+    """Two devices, on host bridges of their own or under one switch: the same place in both, and no byte crosses."""
     for device in ("mem0", "mem1"):
         answer = await (await bench.add(["0+8M"], device=device)).answer()
         assert answer.outcome == "accepted", answer

@@ -12,7 +12,7 @@ from typing import Any
 from ..bench import Span
 from ..errors import Refused
 from ..session import Session
-from . import scenario
+from . import DEPARTURE, scenario
 
 MIB = 1 << 20
 TOP = (1 << 64) - 1
@@ -91,7 +91,7 @@ async def add_extreme(bench: Session) -> None:
     assert await bench.block(0) == "free"
 
 
-@scenario(settle=False)
+@scenario(settle=False, expect={DEPARTURE + "QEMU-qmp-wraps": "departure"})
 async def add_wraps(bench: Session) -> None:
     """Whole blocks whose start + length passes 2^64: refused, and never taken for a small address."""
     block = 2 * MIB

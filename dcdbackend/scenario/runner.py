@@ -14,19 +14,21 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import machine
 from ..bench import Witness
 from ..checker import Verdict, check
-from ..checker.verdict import GUEST, Counts
+from ..checker.verdict import GUEST
 from ..errors import AskedWrongly, CannotRun, DcdError, OutcomeUnknown
 from ..guest import AgentHost, BlockWitness, Death, FileBackend, Guest, QmpInjector
 from ..history import Header, History, Writer
+from ..model.departures import DEPARTURES, applicable
 from ..session import Session
-from ..topology import Topology, direct
-from . import SCENARIOS, Scenario
+from ..topology import Kind, Topology, direct, switch
+from . import DEPARTURE, SCENARIOS, Scenario
 
 SETTLE_TIMEOUT_S = 20.0
 MAX_DIRECTORIES = 10_000
@@ -41,7 +43,7 @@ _WEIGHT: Mapping[Outcome, int] = {"skipped": 0, "pass": 1, "unknown": 2, "fail":
 class Setup:
     """What is booted: a QEMU that was probed, an accelerator that was chosen, a kernel, an initrd.
 
-    `shape`: what the user asked of the topology, under what a scenario needs (see `topology.direct`).
+    `kind`: which topology. `shape`: what the user asked of it, under what a scenario needs (see `topology.direct`).
     """
 
     qemu: machine.Qemu
@@ -50,10 +52,13 @@ class Setup:
     initrd: Path
     shape: Mapping[str, int | str] = field(default_factory=dict)
     offers: frozenset[str] = frozenset()
+    kind: Kind = "direct"
 
     def topology(self, scenario: Scenario) -> Topology:
         """The topology that a scenario runs on. Errors: AskedWrongly."""
         chosen: dict[str, Any] = {**self.shape, **scenario.shape}
+        if self.kind == "switch":
+            return switch(**chosen, cci="switch-cci" in self.qemu.features)
         return direct(**chosen)
 
 
@@ -67,36 +72,60 @@ class Result:
     verdict: Verdict | None
     seconds: float
     directory: Path | None
+    topology: Kind = "direct"
+
+    @property
+    def place(self) -> str:
+        """The scenario's name; behind the topology and a slash where that is not `direct`."""
+        return _place(self.topology, self.scenario.name)
 
 
-def judge(scenario: Scenario, verdict: Verdict) -> tuple[Outcome, str]:
-    """What a verdict means for a scenario that expects some outcomes: pass, or the first thing that is otherwise."""
+def judge(scenario: Scenario, verdict: Verdict, qemu: str = "") -> tuple[Outcome, str]:
+    """What a verdict means for a scenario that expects some outcomes: pass, or the first thing that is otherwise.
+
+    `qemu`: its version, by which known departures are expected.
+    """
+    gone = "".join([f"; {text}" for text in _no_longer_seen(scenario, verdict, qemu)])
     for finding in verdict.failed:
         if scenario.expect.get(f"{finding.subject} {finding.clause}") != "fail":
-            return "fail", f"{finding.subject} breaks {finding.clause}: {finding.text}"
+            return "fail", f"{finding.subject} breaks {finding.clause}: {finding.text}{gone}"
+    if gone:
+        return "fail", gone.removeprefix("; ")
     own = {
         f"{subject} {clause}": counts
         for (subject, _, clause), counts in verdict.counts.items()
         if not subject.startswith(GUEST)
     }
     for expected, outcome in scenario.expect.items():
-        counts = own.get(expected, Counts())
-        if not getattr(counts, {"fail": "failed", "pass": "passed"}.get(outcome, outcome)):
+        if expected.startswith(DEPARTURE):
+            continue
+        field_name = {"fail": "failed", "pass": "passed"}.get(outcome, outcome)
+        if not any(getattr(counts, field_name) for found, counts in own.items() if fnmatch(found, expected)):
             return "fail", f"{expected} was expected to end {outcome} and did not"
     if verdict.nothing_judged:
         return "unknown", "nothing was judged"
     for found, counts in own.items():
-        if counts.unknown and scenario.expect.get(found) != "unknown":
+        meant = any(fnmatch(found, expected) and end == "unknown" for expected, end in scenario.expect.items())
+        if counts.unknown and not meant:
             return "unknown", f"{found} is not known"
     return "pass", ""
 
 
-def exit_code(so_far: int, scenario: str, verdict: Verdict) -> int:
-    """The exit code after one more verdict: 1 (a rule broken) over 4 (unknown) over 0."""
+def _no_longer_seen(scenario: Scenario, verdict: Verdict, qemu: str) -> list[str]:
+    """What to say of the departures that the scenario looks for, and that this version has, but did not show."""
+    wanted = [name.removeprefix(DEPARTURE) for name in scenario.expect if name.startswith(DEPARTURE)]
+    known = applicable(qemu) - verdict.departures
+    return [
+        f"departure {name} is no longer seen (QEMU {qemu}): {DEPARTURES[name].text}" for name in wanted if name in known
+    ]
+
+
+def exit_code(so_far: int, scenario: str, verdict: Verdict, qemu: str = "") -> int:
+    """The exit code after one more verdict, `qemu`'s version known or "": 1 (a rule broken) over 4 (unknown) over 0."""
     known = SCENARIOS.get(scenario)
     if known is None:
         known = Scenario(name=scenario, body=_nothing, summary="")
-    return worse(so_far, judge(known, verdict)[0])
+    return worse(so_far, judge(known, verdict, qemu)[0])
 
 
 def worse(so_far: int, outcome: Outcome) -> int:
@@ -136,7 +165,7 @@ class Runner:
         checker: Callable[[History], Verdict] = check,
     ) -> None:
         self.setup = setup
-        self.run_dir = run_dir
+        self.run_dir = run_dir / _place(setup.kind, "")
         self.seed = seed
         self.boots = 0
         self._breaks = breaks
@@ -174,6 +203,7 @@ class Runner:
                 verdict=None,
                 seconds=0.0,
                 directory=None,
+                topology=self.setup.kind,
             )
         guest = await self._fit(self.setup.topology(scenario))
         start = time.monotonic()
@@ -190,7 +220,7 @@ class Runner:
         known = next((found.departure for found in verdict.findings if found.clause == "DEV-9.alive"), None)
         if outcome == "unknown" and known is not None:
             reason, outcome = f"the guest died of {known}, which is known", "pass"
-        judged, why = judge(scenario, verdict)
+        judged, why = judge(scenario, verdict, guest.qemu.version)
         if _WEIGHT[judged] > _WEIGHT[outcome]:
             reason, outcome = why, judged
         result = Result(
@@ -200,6 +230,7 @@ class Runner:
             verdict=verdict,
             seconds=time.monotonic() - start,
             directory=directory,
+            topology=self.setup.kind,
         )
         (directory / VERDICT).write_text(json.dumps(as_data(result), indent=1) + "\n")
         return result
@@ -274,7 +305,12 @@ class Runner:
     def _header(self, guest: Guest, scenario: Scenario, seed: int) -> Header:
         return Header(
             backend="qemu",
-            qemu={"version": guest.qemu.version, "origin": guest.qemu.origin, "accel": guest.accel},
+            qemu={
+                "version": guest.qemu.version,
+                "origin": guest.qemu.origin,
+                "accel": guest.accel,
+                "topology": guest.shape.kind,
+            },
             host={"generation": "U", "kernel": guest.ready.get("kernel")},
             devices=guest.devices(),
             seed=seed,
@@ -316,13 +352,19 @@ def _assertion(error: AssertionError) -> str:
     return f"{said} ({Path(frame.filename).name}:{frame.lineno})"
 
 
+def _place(kind: Kind, name: str) -> str:
+    """Where in the run directory something is kept: `direct` has no directory of its own."""
+    return name if kind == "direct" else f"{kind}/{name}"
+
+
 def as_data(result: Result) -> dict[str, Any]:
     """A result as JSON data."""
     return {
         "scenario": result.scenario.name,
+        "topology": result.topology,
         "outcome": result.outcome,
         "reason": result.reason,
         "seconds": round(result.seconds, 3),
-        "directory": None if result.directory is None else result.directory.name,
+        "directory": None if result.directory is None else _place(result.topology, result.directory.name),
         "verdict": None if result.verdict is None else result.verdict.as_data(),
     }

@@ -53,7 +53,7 @@ def in_guest_python(guest: Path, code: str, *paths: Path) -> str:
             "--library-path",
             str(library),
             str(tree / "usr/bin/python3"),
-            "-SsBc",
+            "-PSsBc",  # nothing of the directory that the tests run in
             code,
         ],
         env={"PYTHONHOME": str(tree / "usr"), "PYTHONPATH": ":".join(found), "PYTHONHASHSEED": "0"},
