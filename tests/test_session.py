@@ -217,6 +217,18 @@ async def test_a_release_request_is_over_when_its_record_is_cleared(tmp_path: Pa
         assert (await bench.verdict()).outcome == "pass"
 
 
+async def test_the_host_reads_and_clears_its_log_when_told_to(tmp_path: Path) -> None:
+    async with running(tmp_path) as (bench, world):
+        world.answering = "no more"
+        await bench.add(["0+2M", "4M+2M"])
+        first, second = [record["handle"] for record in await bench.records()]
+        assert await bench.clear([second]) == 0x0E
+        assert await bench.clear([], everything=True) == 0x02
+        assert await bench.clear([first, second]) == 0
+        assert await bench.records() == ()
+        assert not (await bench.verdict()).failed
+
+
 async def test_settle_gives_everything_back_and_says_so_when_it_cannot(tmp_path: Path) -> None:
     async with running(tmp_path) as (bench, world):
         for offset in range(0, 400, 4):

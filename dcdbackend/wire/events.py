@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Self
+from typing import Any, Self
 
 from construct import Array, Bytes, Int8ul, Int16ul, Int24ul, Int32ul, Int64ul, Struct, this
 
@@ -111,20 +111,30 @@ class DynamicCapacityRecord(Structure):
         return cls._at(data, 0)
 
     @classmethod
-    def _at(cls, data: bytes, offset: int) -> Self:
-        """The record at `offset` of a page; the caller has checked that 128 bytes are there."""
-        (
-            identifier, record_length, record_flags, handle, related_handle, timestamp_ns,
-            operation_class, operation_subclass, blank,
-            kind, validity_flags, host_id, updated_region_index, flags, blank_2,
-            start, length, tag, sequence, extent_blank, blank_3, available_extents, available_tags,
-        ) = cls.layout.unpack(data, offset)  # fmt: skip
+    def fields_at(cls, data: bytes, offset: int) -> tuple[Any, ...]:
+        """What the layout names, of the record at `offset` of a page, checked like everything that is parsed.
+
+        For the guest, which has no time for an object that it would take apart at once. The caller has checked that
+        128 bytes are there. Errors: MalformedBytes.
+        """
+        found = cls.layout.unpack(data, offset)
+        identifier, record_length, kind = found[0], found[1], found[9]
         if identifier != DYNAMIC_CAPACITY_UUID:
             raise _unreadable(f"identifier {identifier.hex()} is of another kind", data, offset, 0)
         if record_length != RECORD_SIZE:
             raise _unreadable(f"record_length is {record_length}, not {RECORD_SIZE}", data, offset, 16)
         if kind >= len(_TYPES):
             raise _unreadable(f"type is {kind}; 0 to {len(_TYPES) - 1} are defined", data, offset, 48)
+        return found
+
+    @classmethod
+    def _at(cls, data: bytes, offset: int) -> Self:
+        (
+            _, _, record_flags, handle, related_handle, timestamp_ns,
+            operation_class, operation_subclass, blank,
+            kind, validity_flags, host_id, updated_region_index, flags, blank_2,
+            start, length, tag, sequence, extent_blank, blank_3, available_extents, available_tags,
+        ) = cls.fields_at(data, offset)  # fmt: skip
         return cls(
             handle=handle,
             type=_TYPES[kind],
@@ -174,6 +184,12 @@ class RawRecord:
     handle: int
     data: bytes
     error: str
+
+    @classmethod
+    def of(cls, error: MalformedBytes) -> Self:
+        """The record that could not be read."""
+        handle = int.from_bytes(error.data[_HANDLE_AT : _HANDLE_AT + 2], "little")
+        return cls(handle=handle, data=error.data, error=error.message)
 
     def to_bytes(self) -> bytes:
         return self.data
@@ -231,20 +247,27 @@ class EventRecords(Structure):
         return bool(self.flags & 2)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def head_of(cls, data: bytes) -> tuple[Any, ...]:
+        """What the page's head names, checked against its size: flags, reserved, overflow count, first and last
+        overflow time, record count, reserved. The records follow, from byte 32. Errors: MalformedBytes."""
         head = cls.layout
         if len(data) < head.size:
             raise wrong_size("EventRecords", data, head.size)
-        flags, blank, overflow_count, first_ns, last_ns, count, blank_2 = head.unpack(data)
+        found = head.unpack(data)
+        check_count("EventRecords", data, head.size + found[5] * RECORD_SIZE, found[5])
+        return found
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        head = cls.layout
+        flags, blank, overflow_count, first_ns, last_ns, count, blank_2 = cls.head_of(data)
         size = head.size + count * RECORD_SIZE
-        check_count("EventRecords", data, size, count)
         records: list[DynamicCapacityRecord | RawRecord] = []
         for at in range(head.size, size, RECORD_SIZE):
             try:
                 records.append(DynamicCapacityRecord._at(data, at))
             except MalformedBytes as error:
-                handle = int.from_bytes(error.data[_HANDLE_AT : _HANDLE_AT + 2], "little")
-                records.append(RawRecord(handle=handle, data=error.data, error=error.message))
+                records.append(RawRecord.of(error))
         return cls(
             records=tuple(records),
             flags=flags,
