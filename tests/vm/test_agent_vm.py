@@ -229,7 +229,10 @@ async def guest(booted_once: Guest) -> AsyncIterator[Guest]:
 
 
 def lines(found: list[dict[str, Any]]) -> list[str]:
-    return [f"{line['f']} {line['type']}" for line in found]
+    """What happened. The next reading of the log is announced ahead, and given up when something else comes first:
+    only a reading's own end says that it happened."""
+    told = [f"{line['f']} {line['type']}" for line in found]
+    return [line for line in told if line not in ("events invoke", "events info")]
 
 
 def sent(found: list[dict[str, Any]], f: str) -> list[Any]:
@@ -260,12 +263,12 @@ async def test_what_the_agent_says_when_it_is_ready(guest: Guest) -> None:
 
 async def test_an_offer_from_record_to_answer(guest: Guest) -> None:
     found = await guest.add((0, 64 * MIB), (128 * MIB, BLOCK))
-    assert lines(found) == [f"{f} {end}" for f in ("events", "answer", "clear") for end in ("invoke", "ok")]
+    assert lines(found) == ["events ok", "answer invoke", "answer ok", "clear invoke", "clear ok"]
     assert sent(found, "answer") == [[[0, 64 * MIB], [128 * MIB, BLOCK]]]
     assert await guest.states(0, 62 * MIB, 64 * MIB, 128 * MIB, 130 * MIB) == [
         "accepted", "accepted", "free", "accepted", "free",
     ]  # fmt: skip
-    records = found[1]["value"]["records"]
+    (records,) = [line["value"]["records"] for line in found if line["f"] == "events" and line["type"] == "ok"]
     assert [(r["dpa"], r["length"], r["more"]) for r in records] == [(0, 64 * MIB, True), (128 * MIB, BLOCK, False)]
     ids = [line["op"] for line in guest.controller.history if line["process"] == "host.mem0"]
     assert ids == sorted(ids, reverse=True) and Counter(ids).most_common(1)[0][1] == 2
@@ -301,7 +304,7 @@ async def test_a_late_answer_leaves_the_offer_pending_and_the_agent_awake(guest:
     await asyncio.sleep(0.1)
     assert (await guest.controller.do("ping"))["ok"]
     assert await guest.states(0) == ["pending"]
-    await guest.controller.until(lambda: lines(guest.controller.history[-1:]) == ["clear ok"])
+    await guest.controller.until(lambda: lines(guest.controller.history)[-1:] == ["clear ok"])
     assert await guest.states(0) == ["accepted"]
 
 
@@ -489,16 +492,20 @@ async def test_raw_commands_up_to_the_whole_payload(guest: Guest) -> None:
 async def test_the_controller_drops_the_connection_and_comes_back(guest: Guest) -> None:
     controller = guest.controller
     for gap_s, offset in ((0.0, 0), (0.3, 16 * MIB), (0.0, 32 * MIB)):
+        cleared = lines(controller.history).count("clear ok")
         await guest.qmp.add("mem0", 0, [(offset, BLOCK)])
         controller.hang_up()
         await asyncio.sleep(gap_s)
         await controller.connect()
         assert (await controller.do("ping"))["ok"]
-        await controller.until(lambda: lines(controller.history[-1:]) == ["clear ok"])
+        await controller.until(lambda: lines(controller.history).count("clear ok") > cleared)  # noqa: B023 (awaited here)
         assert await guest.states(offset) == ["accepted"]
     begun = [line["op"] for line in controller.history if line["type"] == "invoke"]
     ended = [line["op"] for line in controller.history if line["type"] != "invoke" and line["op"] < 0]
-    assert begun == list(range(-1, -len(begun) - 1, -1)) and sorted(ended) == sorted(begun), "none lost, none twice"
+    assert begun == list(range(-1, -len(begun) - 1, -1)), "none lost, none twice"
+    assert sorted(ended, reverse=True) in (begun, begun[:-1]), (
+        "none lost, none twice, but the reading that is announced"
+    )
 
 
 async def test_nothing_happens_while_nobody_listens(guest: Guest) -> None:
@@ -509,7 +516,7 @@ async def test_nothing_happens_while_nobody_listens(guest: Guest) -> None:
     await asyncio.sleep(0.3)
     assert await guest.states(0) == ["pending"]
     await guest.controller.connect()
-    await guest.controller.until(lambda: lines(guest.controller.history[-1:]) == ["clear ok"])
+    await guest.controller.until(lambda: lines(guest.controller.history)[-1:] == ["clear ok"])
     assert await guest.states(0) == ["accepted"]
 
 
@@ -544,7 +551,7 @@ async def test_a_new_controller_is_introduced(guest: Guest) -> None:
         assert guest.ready == ready
         assert guest.controller.peers[-1] != old.peers[-1]
         found = await guest.add((0, BLOCK))
-        assert len(found) == 6 and await guest.states(0) == ["accepted"]
+        assert len(lines(found)) == 5 and await guest.states(0) == ["accepted"]
     finally:
         guest.controller.history[:0] = old.history
 
