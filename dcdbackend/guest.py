@@ -348,9 +348,10 @@ class Guest:
         self._intake = Intake(self._stray)
         self._controls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next_control = 0
-        self._news: asyncio.Future[None] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
         self.death: Death | None = None
         self._resetting = False
+        self._leaving = False
         self._rejoining: asyncio.Task[None] | None = None
 
     @property
@@ -387,8 +388,10 @@ class Guest:
 
     async def __aexit__(self, *exc: object) -> None:
         self._intake.begin(None)
+        self._leaving = True
         if self._rejoining is not None:
             self._rejoining.cancel()
+            await asyncio.wait([self._rejoining])
         with suppress(DcdError):
             await self.qmp.quit()
         await self._stack.aclose()
@@ -470,14 +473,21 @@ class Guest:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
+        timer = loop.call_at(end, self._wake)
+        news: asyncio.Future[None] | None = None
         self._channel.drain()
-        while not done():
-            self.alive()
-            left = end - loop.time()
-            if left <= 0:
-                return False
-            self._news = loop.create_future()
-            await asyncio.wait([self._news], timeout=left)
+        try:
+            while not done():
+                self.alive()
+                if loop.time() >= end:
+                    return False
+                news = loop.create_future()
+                self._waiting.add(news)
+                await news
+        finally:
+            timer.cancel()
+            if news is not None:
+                self._waiting.discard(news)
         return True
 
     # -- requests to the agent -----------------------------------------------------------------------------------
@@ -551,7 +561,7 @@ class Guest:
     def _on_lost(self, why: str) -> None:
         self._stray(f"the link was lost: {why}")
         self._wake()
-        if self._rejoining is None or self._rejoining.done():
+        if not self._leaving and (self._rejoining is None or self._rejoining.done()):
             self._rejoining = asyncio.get_running_loop().create_task(self._rejoin(why))
 
     async def _rejoin(self, why: str) -> None:
@@ -561,7 +571,7 @@ class Guest:
                 break
             try:
                 self._channel.attach(await self._machine.connect(machine.LINK_SOCKET))
-            except DcdError:
+            except (DcdError, OSError):  # QEMU, or the whole run, is ending
                 await asyncio.sleep(0.05)
                 continue
             self._wake()
@@ -577,8 +587,10 @@ class Guest:
                 file.write(f"{time.monotonic_ns()} {text}\n")
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        waiting, self._waiting = self._waiting, set()
+        for news in waiting:
+            if not news.done():
+                news.set_result(None)
 
     # -- start ---------------------------------------------------------------------------------------------------
 

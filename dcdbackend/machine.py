@@ -78,6 +78,11 @@ _KERNEL_COMMAND_LINE = (
 # waits for its random numbers.
 _CPU: dict[Accel, str] = {"tcg": "qemu64,+rdrand,+rdseed", "kvm": "host"}
 
+# By default a guest's write to the link is only noted, for QEMU's main loop to do later: a doorbell rung after it may
+# be served before it, and a QEMU that dies of that doorbell takes along what was written ahead. With ioeventfd off the
+# guest's own write puts the bytes into our socket before it goes on (0.13 ms, instead of 0.3 and often 2).
+_LINK_BUS = "virtio-serial-pci,bus=pcie.0,ioeventfd=off"
+
 _MAX_ASKED_OUTPUT = 1 << 20
 _MAX_REMEMBERED = 32
 _MEMORY_FILE = "accel.json"
@@ -240,12 +245,7 @@ def full_argv(
         *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
         *("-chardev", f"file,id=console,path={CONSOLE_LOG}", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=link,path={LINK_SOCKET},server=on,wait=off"),
-        *(
-            "-device",
-            "virtio-serial-pci,bus=pcie.0,ioeventfd=off",
-            "-device",
-            f"virtserialport,chardev=link,name={LINK_PORT}",
-        ),
+        *("-device", _LINK_BUS, "-device", f"virtserialport,chardev=link,name={LINK_PORT}"),
         *panic,
         *("-action", "panic=pause,reboot=reset,shutdown=poweroff"),
         *_boot(kernel, initrd, append),

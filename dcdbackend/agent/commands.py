@@ -25,7 +25,14 @@ from typing import Any, NamedTuple
 from ..errors import AskedWrongly, DcdError, MalformedBytes
 from ..wire.cci import Opcode
 from ..wire.dcd import CapacityResponse, ExtentList, GetExtentList
-from ..wire.events import ClearEventRecords, DynamicCapacityRecord, EventRecords, GetEventRecords, RawRecord
+from ..wire.events import (
+    RECORD_SIZE,
+    ClearEventRecords,
+    DynamicCapacityRecord,
+    EventRecords,
+    GetEventRecords,
+    RawRecord,
+)
 from .device import Device
 from .journal import Journal
 from .judge import Judge, merge
@@ -58,28 +65,6 @@ class End(NamedTuple):
     value: Value
 
 
-def record_value(record: DynamicCapacityRecord | RawRecord) -> Value:
-    """An event record as the history shows it."""
-    if isinstance(record, RawRecord):
-        return {"raw": record.data.hex(), "error": record.error, "handle": record.handle}
-    extent = record.extent
-    return {
-        "handle": record.handle,
-        "type": int(record.type),
-        "more": record.more,
-        "validity": record.validity_flags,
-        "host_id": record.host_id,
-        "region": record.updated_region_index,
-        "dpa": extent.start,
-        "length": extent.length,
-        "tag": extent.tag.hex(),
-        "sequence": extent.sequence,
-        "available_extents": record.available_extents,
-        "available_tags": record.available_tags,
-        "severity": record.record_flags & 3,
-    }
-
-
 def _build_events(value: Value) -> bytes:
     return GetEventRecords(log=_number(value, "log", 0xFF)).to_bytes()
 
@@ -93,12 +78,35 @@ _LOGS = {GetEventRecords(log=log).to_bytes(): log for log in range(5)}  # what i
 
 
 def _received_events(payload: bytes) -> Value:
-    page = EventRecords.from_bytes(payload)
+    head = EventRecords.head_of(payload)
+    records = [_record_at(payload, at) for at in range(EventRecords.layout.size, len(payload), RECORD_SIZE)]
+    return {"rc": 0, "flags": head[0], "overflow_count": head[2], "records": records}
+
+
+def _record_at(payload: bytes, at: int) -> Value:
+    """The event record there as the history shows it, made at once from its fields: every offer waits for this."""
+    try:
+        (
+            _, _, record_flags, handle, _, _, _, _, _, kind, validity, host_id, region, flags, _,
+            start, length, tag, sequence, _, _, available_extents, available_tags,
+        ) = DynamicCapacityRecord.fields_at(payload, at)  # fmt: skip
+    except MalformedBytes as error:
+        raw = RawRecord.of(error)
+        return {"raw": raw.data.hex(), "error": raw.error, "handle": raw.handle}
     return {
-        "rc": 0,
-        "flags": page.flags,
-        "overflow_count": page.overflow_count,
-        "records": [record_value(record) for record in page.records],
+        "handle": handle,
+        "type": kind,
+        "more": bool(flags & 1),
+        "validity": validity,
+        "host_id": host_id,
+        "region": region,
+        "dpa": start,
+        "length": length,
+        "tag": tag.hex(),
+        "sequence": sequence,
+        "available_extents": available_extents,
+        "available_tags": available_tags,
+        "severity": record_flags & 3,
     }
 
 
@@ -230,6 +238,10 @@ class Commands:
         self.ended(op, process, f, value, end, later=later)
         self.on_end(f, value, end)
         return end
+
+    def tell(self) -> None:
+        """Let the controller know now what has ended: somebody waits for it. Errors: LinkLost."""
+        self._journal.flush()
 
     def ended(self, op: int, process: str, f: str, sent: Value, end: End, *, later: bool = False) -> None:
         """Record the end of an operation and judge it, at once or later."""

@@ -170,6 +170,9 @@ class Host:
             if step.after_s:
                 yield self._clock() + step.after_s
             end = self._commands.run(self._process, step.f, step.to_bytes(), later=True)
+            self._commands.tell()
+            if step.f == "answer":  # now, while the witnesses are asked: judging leaves the device's registers alone
+                self._commands.judge_later()
             succeeded[index] = end.type == "ok"
 
     def _ended(self, f: str, sent: Value, end: End) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import shlex
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -22,6 +24,7 @@ from rich.table import Table
 from .. import image, machine
 from ..checker.explain import tell
 from ..errors import AskedWrongly
+from ..model.departures import CRASH, DEPARTURES, worst_first
 from ..report import table
 from ..report.junit import Case
 from ..report.junit import write as write_junit
@@ -59,7 +62,9 @@ def regress(
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit report into this file.")] = None,
     repeat: Annotated[int, typer.Option(help="Run everything so often, each time with the next seed.", min=1)] = 1,
-    jobs: Annotated[int, typer.Option(help="Guests side by side.", min=1, max=MAX_JOBS)] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(help="Guests side by side; 2 by default, where there are as many processors.", min=1)
+    ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; a fresh directory by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     list_only: Annotated[bool, typer.Option("--list", help="Only list the scenarios.")] = False,
@@ -76,6 +81,7 @@ def regress(
             print(f"{one.name:24} {one.summary}")  # noqa: T201 (this verb's output)
         return 0
     seed = secrets.randbits(32) if seed is None else seed
+    jobs = min(2, os.cpu_count() or 1) if jobs is None else min(jobs, MAX_JOBS)
     err = Console(stderr=True, highlight=False)
     with progress(err) as step:
         parts = image.parts(qemu=qemu, kernel=kernel, initrd=initrd, progress=step)
@@ -230,22 +236,29 @@ def _show(console: Console, results: Sequence[Result], directory: Path) -> None:
     counts: dict[str, Any] = {}
     for result in results:
         counts[result.outcome] = counts.get(result.outcome, 0) + 1
-    departures = sorted({name for verdict in verdicts for name in verdict.departures})
+    departures = worst_first(name for verdict in verdicts for name in verdict.departures)
+    crashes = [name for name in departures if DEPARTURES[name].severity == CRASH]
     console.print()
     console.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())), style="bold")
     if departures:
         console.print(f"known departures seen: {', '.join(departures)}", markup=False, soft_wrap=True)
+    for name in crashes:
+        console.print(f"this one ends QEMU: {name}: {DEPARTURES[name].text}", style="bold", soft_wrap=True)
     console.print(f"judge it again, without a machine: dcd check {shlex.quote(str(directory))}", soft_wrap=True)
 
 
 def _meant(results: Sequence[Result]) -> set[str]:
-    """What was broken or unknown only where its scenario means it to be."""
-    meant = {name for result in results for name in result.scenario.expect}
+    """`subject clause` of what was broken or unknown only where its scenario means it to be."""
+    meant: set[str] = set()
+    others: set[str] = set()
     for result in results:
         for (subject, _, clause), counts in result.verdict.counts.items() if result.verdict is not None else ():
-            if (counts.failed or counts.unknown) and f"{subject} {clause}" not in result.scenario.expect:
-                meant.discard(f"{subject} {clause}")
-    return meant
+            name = f"{subject} {clause}"
+            ends = {"fail": counts.failed, "unknown": counts.unknown}
+            for end in (end for end, count in ends.items() if count):
+                wanted = [pattern for pattern, outcome in result.scenario.expect.items() if outcome == end]
+                (meant if any(fnmatch(name, pattern) for pattern in wanted) else others).add(name)
+    return meant - others
 
 
 def _by_scenario(results: Sequence[Result]) -> Table:
