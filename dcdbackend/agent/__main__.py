@@ -14,8 +14,11 @@ import sys
 
 if __name__ == "__main__":
     # construct's debugging tools bring pdb, readline and traceback: 140 of the 350 ms that construct takes to import
-    # under TCG. Nothing here uses them; a stand-in keeps them out. Only in the program itself, never when imported.
-    sys.modules.setdefault("construct.debug", type(sys)("construct.debug"))
+    # under TCG; pickle and platform, which it wants for a name each, bring 40. Nothing here uses them; a stand-in keeps
+    # them out, while construct is imported. Only in the program itself, never when imported.
+    _STAND_INS = [name for name in ("construct.debug", "pickle", "platform") if name not in sys.modules]
+    sys.modules.update({name: type(sys)(name) for name in _STAND_INS})
+    vars(sys.modules["platform"]).setdefault("system", lambda: "Linux")
 
 import contextlib
 import gc
@@ -29,6 +32,10 @@ from ..history import encode
 from . import device, pci, sysfs, window
 from .control import Control
 from .port import PORT_NAME, Port, VirtioPort, find_port
+
+if __name__ == "__main__":
+    for _name in _STAND_INS:
+        del sys.modules[_name]
 
 IDLE_S = 0.5
 _SPINS_A_LOOK = 16
