@@ -177,7 +177,7 @@ def test_no_bytes_at_all_get_past_as_something_else(junk: list[bytes]) -> None:
         except BadHistory:
             continue
         assert found == []
-        assert not junk or not lines[0].startswith(junk[0])
+        assert junk == []
 
 
 @pytest.mark.parametrize("body", [b'{"n":1,"op":NaN}', b"[1]", b"{", b"\xff\xfe", b"[" * 100_000])

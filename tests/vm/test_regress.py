@@ -72,7 +72,6 @@ async def test_host_u_told_to_break_a_rule_is_convicted_by_both(
     assert clause in {finding.clause for finding in result.verdict.failed}
     assert result.verdict.of(clause, subject="host").failed
     assert result.verdict.of(clause, subject="guest.host").failed
-    assert not result.verdict.of(clause, subject="guest.host").passed or clause != "DEV-6.inside"
 
 
 def forgets_releases(state: Any, op: Any, found: Any) -> Any:
