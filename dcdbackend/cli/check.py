@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from ..boot import HISTORY
 from ..checker import check as check_history
 from ..checker.explain import tell
 from ..checker.verdict import Verdict
 from ..errors import AskedWrongly
 from ..history import History
 from ..report import table
-from ..scenario.runner import HISTORY, exit_code
+from ..scenario.runner import exit_code
 
 MAX_HISTORIES = 10_000
 

@@ -22,19 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import image, machine
+from ..boot import MAX_SEED, Setup, prepare
 from ..checker.explain import tell
 from ..errors import AskedWrongly
 from ..model.departures import CRASH, DEPARTURES, worst_first
 from ..report import table
 from ..report.junit import Case
 from ..report.junit import write as write_junit
+from ..rundir import new_run_dir
 from ..scenario import SCENARIOS, Scenario, choose, ordered
-from ..scenario.runner import Result, Runner, Setup, as_data, worse
+from ..scenario.runner import Result, Runner, as_data, worse
 from ..topology import Kind
 from .progress import progress
-from .rundir import new_run_dir
 
-MAX_SEED = (1 << 32) - 1
 MAX_JOBS = 64
 VERDICT = "verdict.json"
 REPORT = "report.txt"
@@ -85,7 +85,7 @@ def regress(
     err = Console(stderr=True, highlight=False)
     with progress(err) as step:
         parts = image.parts(qemu=qemu, kernel=kernel, initrd=initrd, progress=step)
-    setup = asyncio.run(_setup(parts, accel, {"regions": regions, "size": size}))
+    setup = asyncio.run(prepare(parts, accel=accel, shape={"regions": regions, "size": size}))
     if print_command:
         for line in dict.fromkeys(_command(replace(setup, kind=kind), one) for kind in kinds for one in chosen):
             print(line)  # noqa: T201 (this verb's output)
@@ -126,12 +126,6 @@ def _kinds(asked: str) -> tuple[Kind, ...]:
     if not found:
         raise AskedWrongly(f"topology {asked!r} is not known; there is {', '.join(there)}, all")
     return found
-
-
-async def _setup(parts: image.Parts, accel: str | None, shape: dict[str, int | str]) -> Setup:
-    found = await machine.probe_qemu(parts.qemu_argv, origin=parts.qemu_origin)
-    chosen = await machine.choose_accel(found, kernel=parts.kernel, cache_dir=image.cache_dir(), asked=accel)
-    return Setup(qemu=found, accel=chosen, kernel=parts.kernel, initrd=parts.initrd, shape=shape)
 
 
 async def _run(
@@ -200,7 +194,7 @@ class _quiet:
 def _command(setup: Setup, scenario: Scenario) -> str:
     argv = machine.full_argv(
         qemu=setup.qemu,
-        topology=setup.topology(scenario),
+        topology=setup.topology(scenario.shape),
         kernel=setup.kernel,
         initrd=setup.initrd,
         accel=setup.accel,

@@ -11,55 +11,30 @@ import asyncio
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import machine
-from ..bench import Witness
+from ..boot import HISTORY, Setup, header_of, session_on
 from ..checker import Verdict, check
 from ..checker.verdict import GUEST
 from ..errors import AskedWrongly, CannotRun, DcdError, OutcomeUnknown
-from ..guest import AgentHost, BlockWitness, Death, FileBackend, Guest, QmpInjector
-from ..history import Header, History, Writer
+from ..guest import Death, Guest
+from ..history import History, Writer
 from ..model.departures import DEPARTURES, applicable
 from ..session import Session
-from ..topology import Kind, Topology, direct, switch
+from ..topology import Kind, Topology
 from . import DEPARTURE, SCENARIOS, Scenario
 
 SETTLE_TIMEOUT_S = 20.0
 MAX_DIRECTORIES = 10_000
-HISTORY = "history.jsonl"
 VERDICT = "verdict.json"
 
 Outcome = Literal["pass", "fail", "unknown", "skipped"]
 _WEIGHT: Mapping[Outcome, int] = {"skipped": 0, "pass": 1, "unknown": 2, "fail": 3}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setup:
-    """What is booted: a QEMU that was probed, an accelerator that was chosen, a kernel, an initrd.
-
-    `kind`: which topology. `shape`: what the user asked of it, under what a scenario needs (see `topology.direct`).
-    """
-
-    qemu: machine.Qemu
-    accel: machine.Accel
-    kernel: Path
-    initrd: Path
-    shape: Mapping[str, int | str] = field(default_factory=dict)
-    offers: frozenset[str] = frozenset()
-    kind: Kind = "direct"
-
-    def topology(self, scenario: Scenario) -> Topology:
-        """The topology that a scenario runs on. Errors: AskedWrongly."""
-        chosen: dict[str, Any] = {**self.shape, **scenario.shape}
-        if self.kind == "switch":
-            return switch(**chosen, cci="switch-cci" in self.qemu.features)
-        return direct(**chosen)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,19 +113,6 @@ async def _nothing(_: Session) -> None:
     """A recorded scenario that this version does not have has no body to run."""
 
 
-class BytesWitness:
-    """The bytes in the memory backend. See `bench.Witness`."""
-
-    name = "bytes"
-    f = "bytes"
-
-    def __init__(self, backend: FileBackend) -> None:
-        self._backend = backend
-
-    async def ask(self, value: dict[str, Any]) -> dict[str, Any]:
-        return {"data": self._backend.read(value["device"], value["dpa"], value["length"]).hex()}
-
-
 class Runner:
     """`async with Runner(setup, run_dir=...) as runner:` then `run` each scenario; the guest is booted when needed."""
 
@@ -187,7 +149,7 @@ class Runner:
 
     def fits(self, scenario: Scenario) -> bool:
         """Whether the guest that is running is of the shape that the scenario needs."""
-        return self._guest is not None and self._guest.shape == self.setup.topology(scenario)
+        return self._guest is not None and self._guest.shape == self.setup.topology(scenario.shape)
 
     async def run(self, scenario: Scenario, *, seed: int | None = None) -> Result:
         """One scenario, whole; `seed` in place of the runner's own.
@@ -205,14 +167,14 @@ class Runner:
                 directory=None,
                 topology=self.setup.kind,
             )
-        guest = await self._fit(self.setup.topology(scenario))
+        guest = await self._fit(self.setup.topology(scenario.shape))
         start = time.monotonic()
         directory = new_directory(self.run_dir, scenario.name)
-        header = self._header(guest, scenario, self.seed if seed is None else seed)
+        header = header_of(guest, scenario.name, self.seed if seed is None else seed)
         with Writer(directory / HISTORY, header, time.monotonic_ns) as writer:
             guest.begin(writer)
             try:
-                reason, outcome = await self._body(scenario, _session(guest, writer))
+                reason, outcome = await self._body(scenario, session_on(guest, writer))
             finally:
                 guest.end()
         with (directory / HISTORY).open("rb") as file:
@@ -302,21 +264,6 @@ class Runner:
         self._guest = None
         await self._stack.aclose()
 
-    def _header(self, guest: Guest, scenario: Scenario, seed: int) -> Header:
-        return Header(
-            backend="qemu",
-            qemu={
-                "version": guest.qemu.version,
-                "origin": guest.qemu.origin,
-                "accel": guest.accel,
-                "topology": guest.shape.kind,
-            },
-            host={"generation": "U", "kernel": guest.ready.get("kernel")},
-            devices=guest.devices(),
-            seed=seed,
-            scenario=scenario.name,
-        )
-
 
 def new_directory(parent: Path, name: str) -> Path:
     """A directory of this name that was not there before: `name`, or `name.2`, `name.3` ... Errors: CannotRun."""
@@ -330,19 +277,6 @@ def new_directory(parent: Path, name: str) -> Path:
             raise CannotRun(f"cannot make {path}: {error.strerror}; choose another --run-dir") from error
         return path
     raise CannotRun(f"{parent} holds {MAX_DIRECTORIES} directories called {name}; choose another --run-dir")
-
-
-def _session(guest: Guest, writer: Writer) -> Session:
-    backend = FileBackend(guest.shape, guest.run_dir)
-    witnesses: Iterable[Witness] = (BlockWitness(guest), BytesWitness(backend))
-    return Session(
-        writer=writer,
-        feed=guest,
-        injector=QmpInjector(guest.qmp),
-        host=AgentHost(guest),
-        witnesses={witness.name: witness for witness in witnesses},
-        backend=backend,
-    )
 
 
 def _assertion(error: AssertionError) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dcdbackend import image, machine
+from dcdbackend.boot import Setup
 from dcdbackend.image import archive
-from dcdbackend.scenario.runner import Setup
 
 HERE = Path(__file__).resolve().parent
 MIB = 1 << 20

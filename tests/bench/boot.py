@@ -21,8 +21,8 @@ from pathlib import Path
 import bare
 
 from dcdbackend import machine, topology
+from dcdbackend.boot import Setup
 from dcdbackend.guest import Guest
-from dcdbackend.scenario.runner import Setup
 
 TARGET = 1.6
 

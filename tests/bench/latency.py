@@ -31,9 +31,9 @@ from typing import Any
 import bare
 
 from dcdbackend import machine, topology
+from dcdbackend.boot import Setup, session_on
 from dcdbackend.guest import Guest
 from dcdbackend.history import Header, Op, Writer
-from dcdbackend.scenario.runner import Setup, _session
 from dcdbackend.session import Session
 
 TARGETS = {"sleep": 2.0, "spin": 1.5}
@@ -76,7 +76,7 @@ async def measure(setup: Setup, root: Path, turns: int) -> dict[str, Times]:
         writer = stack.enter_context(Writer(root / "history.jsonl", header, time.monotonic_ns))
         guest.begin(writer)
         stack.callback(guest.end)
-        session = _session(guest, writer)
+        session = session_on(guest, writer)
         witnessed = Witnessed()
         writer.listen(witnessed.see)
 

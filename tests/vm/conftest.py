@@ -8,8 +8,8 @@ import os
 import pytest
 
 from dcdbackend import image, machine
+from dcdbackend.boot import Setup
 from dcdbackend.errors import CannotRun
-from dcdbackend.scenario.runner import Setup
 
 REQUIRED = "DCD_REQUIRE_QEMU"
 

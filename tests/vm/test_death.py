@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dcdbackend.boot import Setup
 from dcdbackend.checker.explain import tell
 from dcdbackend.scenario import SCENARIOS, Scenario
-from dcdbackend.scenario.runner import Runner, Setup
+from dcdbackend.scenario.runner import Runner
 from dcdbackend.session import Session
 
 pytestmark = pytest.mark.vm

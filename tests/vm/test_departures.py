@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dcdbackend.boot import HISTORY, Setup
 from dcdbackend.checker import check
 from dcdbackend.checker.notation import header, parse
 from dcdbackend.history import Header, History, Op
@@ -20,7 +21,7 @@ from dcdbackend.model.departures import DEPARTURES, applicable
 from dcdbackend.model.reply import device, reply
 from dcdbackend.model.state import config_of
 from dcdbackend.scenario import DEPARTURE, SCENARIOS, Scenario, ordered
-from dcdbackend.scenario.runner import HISTORY, Result, Runner, Setup, judge
+from dcdbackend.scenario.runner import Result, Runner, judge
 from dcdbackend.session import Session
 
 MIB = 1 << 20

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dcdbackend.boot import HISTORY, Setup
 from dcdbackend.history import History
 from dcdbackend.scenario import Scenario
-from dcdbackend.scenario.runner import HISTORY, Runner, Setup
+from dcdbackend.scenario.runner import Runner
 from dcdbackend.session import Session
 
 pytestmark = pytest.mark.vm

@@ -19,10 +19,11 @@ from wrong.models import model
 
 import dcdbackend
 from dcdbackend import image, machine
+from dcdbackend.boot import HISTORY, Setup
 from dcdbackend.checker import Verdict, check
 from dcdbackend.history import History
 from dcdbackend.scenario import SCENARIOS, Scenario, choose, ordered
-from dcdbackend.scenario.runner import HISTORY, Runner, Setup
+from dcdbackend.scenario.runner import Runner
 
 pytestmark = pytest.mark.vm
 

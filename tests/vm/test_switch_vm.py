@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from dcdbackend.boot import HISTORY, Setup
 from dcdbackend.history import History
 from dcdbackend.scenario import SCENARIOS, Scenario, choose, ordered
-from dcdbackend.scenario.runner import HISTORY, Runner, Setup
+from dcdbackend.scenario.runner import Runner
 from dcdbackend.session import Session
 from dcdbackend.topology import MAX_SWITCHED
 from dcdbackend.units import MIB

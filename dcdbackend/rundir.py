@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..errors import CannotRun
+from .errors import CannotRun
 
 COMMAND = "dcd.txt"
 
