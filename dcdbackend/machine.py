@@ -87,6 +87,8 @@ _MAX_ASKED_OUTPUT = 1 << 20
 _MAX_REMEMBERED = 32
 _MEMORY_FILE = "accel.json"
 _POLL_S = 0.002
+MAX_LOG_BYTES = 64 << 20
+_LOG_LOOK_S = 0.5
 _KILL_TIMEOUT_S = 5.0
 _CONSOLE_SCAN = 1 << 20
 _READY_QUESTION = b'{"execute": "qmp_capabilities"} {"execute": "query-status", "id": "ready"}'
@@ -243,7 +245,7 @@ def full_argv(
         *_platform(accel),
         *topology.argv(memory_dir),
         *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
-        *("-chardev", f"file,id=console,path={CONSOLE_LOG}", "-serial", "chardev:console"),
+        *("-chardev", f"file,id=console,path={CONSOLE_LOG},append=on", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=link,path={LINK_SOCKET},server=on,wait=off"),
         *("-device", _LINK_BUS, "-device", f"virtserialport,chardev=link,name={LINK_PORT}"),
         *panic,
@@ -460,7 +462,8 @@ class Machine:
     (not the main thread, the run directory is in use), CannotRun (it does not start; with its own words),
     TimedOut. Leaving: SIGTERM, then SIGKILL; cancelled at any point, nothing is left.
 
-    `exited` is done when the process has ended, for whatever reason.
+    `exited` is done when the process has ended, for whatever reason. A console (or QEMU's own words) over
+    `max_log_bytes` loses its older half, and says so: a guest that floods it must not fill the disk.
     """
 
     exited: asyncio.Future[Exit]
@@ -473,12 +476,14 @@ class Machine:
         run_dir: Path,
         start_timeout_s: float = 20.0,
         stop_timeout_s: float = 5.0,
+        max_log_bytes: int = MAX_LOG_BYTES,
     ) -> None:
         self.qemu = qemu
         self.argv = list(argv)
         self.run_dir = run_dir
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
+        self._max_log_bytes = max_log_bytes
         self._asked = False
         self._qmp: socket.socket | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -488,7 +493,7 @@ class Machine:
     async def __aenter__(self) -> Machine:
         async with contextlib.AsyncExitStack() as stack:
             self._directory = stack.enter_context(_locked_directory(self.run_dir))
-            for name in (QMP_SOCKET, LINK_SOCKET):
+            for name in (QMP_SOCKET, LINK_SOCKET, CONSOLE_LOG):
                 (self.run_dir / name).unlink(missing_ok=True)
             command = shlex.join(self.argv) + "\n"
             stderr = stack.enter_context(_written(self.run_dir, command))
@@ -497,6 +502,8 @@ class Machine:
             self._child = await stack.enter_async_context(_child(self.argv, output=stderr, cwd=self.run_dir))
             self._child.ended.add_done_callback(self._settle)
             stack.push_async_callback(self._end)
+            bound = asyncio.get_running_loop().create_task(self._bound_logs())
+            stack.callback(bound.cancel)
             self._qmp = await self._answered()
             stack.callback(self._drop_qmp)
             self._stack = stack.pop_all()
@@ -584,6 +591,14 @@ class Machine:
         """The kernel's own line about its panic, if one is in the console's last MiB."""
         found = _PANIC.search(_tail(self.run_dir / CONSOLE_LOG, _CONSOLE_SCAN))
         return _printable(found[0]).strip() if found else None
+
+    async def _bound_logs(self) -> None:
+        """Look at the sizes as long as the process lives."""
+        while not self.exited.done():
+            await asyncio.sleep(_LOG_LOOK_S)
+            for name in (CONSOLE_LOG, STDERR_LOG):
+                with contextlib.suppress(OSError):
+                    _shorten(self.run_dir / name, self._max_log_bytes)
 
     def _settle(self, _: object = None) -> None:
         """Say how it ended, once it has."""
@@ -794,11 +809,24 @@ def _written(run_dir: Path, command: str) -> Iterator[BinaryIO]:
     """The command is on disk before it runs; the log for its stderr."""
     try:
         (run_dir / COMMAND_FILE).write_text(command)
-        log = (run_dir / STDERR_LOG).open("wb")
+        (run_dir / STDERR_LOG).unlink(missing_ok=True)
+        log = (run_dir / STDERR_LOG).open("ab")
     except OSError as error:
         raise CannotRun(f"cannot write to {run_dir}: {error.strerror}; choose another run directory") from None
     with log:
         yield log
+
+
+def _shorten(path: Path, max_bytes: int) -> None:
+    """Cut a log that is over the bound to its newer half. Whoever writes it appends, and goes on behind what is kept;
+    what it writes in the moment of the cut may be lost. Errors: OSError."""
+    size = path.stat().st_size
+    if size <= max_bytes:
+        return
+    kept = _tail(path, max_bytes // 2)
+    with path.open("ab") as file:
+        file.truncate(0)
+        file.write(b"[%d bytes were here; a log is kept to %d]\n%b" % (size - len(kept), max_bytes, kept))
 
 
 def _tail(path: Path, max_bytes: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,3 +252,24 @@ async def test_a_panic_is_seen_by_qmp_and_on_the_console(qemu: Qemu, parts: imag
             await asyncio.sleep(0.05)
         assert (seen[0].name, seen[0].data.get("reason")) == ("RESET", "guest-reset")
         assert str(one.panic()).startswith("Kernel panic - not syncing:")
+
+
+async def test_a_console_that_floods_is_bounded(qemu: Qemu, parts: image.Parts, tmp_path: Path) -> None:
+    """The kernel's own log is 30 KB and more; kept to 8, its end is there, and what is missing is said."""
+    bound = 8192
+    argv = command_line(qemu, parts, paused=False)
+    console = tmp_path / machine.CONSOLE_LOG
+    async with (
+        Machine(qemu=qemu, argv=argv, run_dir=tmp_path, max_log_bytes=bound) as one,
+        asyncio.timeout(60),
+    ):
+        most = 0
+        while "Run /init" not in one.console_tail(max_bytes=bound):
+            assert not one.exited.done(), one.console_tail()
+            most = max(most, console.stat().st_size)
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1.2)
+        text = console.read_text(errors="replace")
+    assert len(text) <= bound and most > bound  # it was over, and was cut
+    assert re.match(r"\[\d+ bytes were here; a log is kept to 8192\]\n", text)
+    assert "Run /init" in text
