@@ -1086,6 +1086,28 @@ def test_an_announced_reading_that_is_not_what_would_ring_is_ended_unrung(bench:
     bench.controller.until(lambda: commands_.announced)  # the idle host announces anew
 
 
+def test_an_announced_reading_is_loaded_already_unless_another_command_came_between(bench: Bench) -> None:
+    """Only the doorbell is left when an event is there; and what is rung is never another command's leftover."""
+    bench.quiet()
+    commands_ = bench.control.watched["mem0"].commands
+    ready = bench.controller.until(lambda: commands_.announced)
+    mailbox = bench.control.watched["mem0"].device.mailbox
+    assert mailbox.loaded is ready.sent
+    bench.fake.offer((0, BLOCK))
+    bench.quiet()
+    first = [line for line in bench.controller.history if line["op"] == ready.op]
+    assert [line["type"] for line in first] == ["invoke", "ok"] and len(first[1]["value"]["records"]) == 1
+
+    ready = bench.controller.until(lambda: commands_.announced)
+    commands_.run("user.mem0", "extents", bytes.fromhex("0400000000000000"))
+    assert mailbox.loaded is None
+    bench.fake.offer((BLOCK, BLOCK))
+    bench.quiet()
+    second = [line for line in bench.controller.history if line["op"] == ready.op]
+    assert [line["type"] for line in second] == ["invoke", "ok"] and len(second[1]["value"]["records"]) == 1
+    assert bench.fake.held.covers(0, 2 * BLOCK)
+
+
 def test_the_guilty_command_is_out_before_the_doorbell(bench: Bench) -> None:
     """A QEMU that dies in the doorbell leaves the invoke of every 0101h, 4802h and 4803h behind."""
     seen: list[tuple[int, str]] = []

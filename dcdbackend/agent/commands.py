@@ -10,8 +10,9 @@ travels as raw bytes. Nothing here decides what to send.
 
 Every invoke leaves the guest before its doorbell, that of a reading (0100h) too: else a reading that rang before an
 offer was made could seem, to a controller that knows of no invoke yet, to have begun after it, and to have missed it.
-Written when the records are there it would keep them waiting, so an idle host *announces* its next reading, and
-finds it begun when it rings. What was announced and is not what the registers hold then is ended unrung.
+Written when the records are there it would keep them waiting, so an idle host *announces* its next reading: it is
+loaded, read back and begun, and only the doorbell is left to do. Where another command had the registers meanwhile it
+is loaded again; what was announced and is not what they hold then is ended unrung.
 
 An answer is not kept waiting for the judge: an operation run with `later` (the reading of the log, the answer to it)
 ends without a judgement, and the next completion of the device carries it together with its own.
@@ -36,6 +37,7 @@ from ..wire.events import (
 from .device import Device
 from .journal import Journal
 from .judge import Judge, merge
+from .mailbox import Sent
 
 Value = dict[str, Any]
 
@@ -128,14 +130,12 @@ def _build_ranges(value: Value) -> bytes:
     ranges = value.get("ranges")
     if not isinstance(ranges, list) or not all(_is_range(pair) for pair in ranges):
         raise AskedWrongly(f"ranges {str(ranges)[:80]}; give a list of [dpa, length], numbers of 64 bits")
-    return CapacityResponse(
-        ranges=tuple((start, length) for start, length in ranges), flags=_number(value, "flags", 0xFF)
-    ).to_bytes()
+    return CapacityResponse.build([(start, length) for start, length in ranges], _number(value, "flags", 0xFF))
 
 
 def _sent_ranges(payload: bytes) -> Value:
-    request = CapacityResponse.from_bytes(payload)
-    return {"flags": request.flags, "ranges": [[start, length] for start, length in request.ranges]}
+    flags, ranges = CapacityResponse.flags_and_ranges(payload)
+    return {"flags": flags, "ranges": [[start, length] for start, length in ranges]}
 
 
 def _build_extents(value: Value) -> bytes:
@@ -177,12 +177,13 @@ OPERATIONS: dict[str, Operation] = {
 
 
 class Announced(NamedTuple):
-    """An operation that has begun and is not rung yet."""
+    """An operation that has begun, and is loaded and not rung yet: `sent` is what the registers held then."""
 
     op: int
     process: str
     f: str
     value: Value
+    sent: Sent
 
 
 class Commands:
@@ -199,15 +200,17 @@ class Commands:
         self.on_end: Callable[[str, Value, End], None] = lambda f, sent, end: None
 
     def announce(self, process: str, f: str, payload: bytes) -> None:
-        """Begin now the operation that `run` will ring next for that process and `f`; nothing if one has begun."""
+        """Load and begin now the operation that `run` will ring next for that process and `f`, so that nothing but
+        the doorbell is left to do then; nothing if one has begun. Errors: as of `run`.
+        """
         if self.announced is None:
-            value = {"device": self._name, **OPERATIONS[f].sent(payload)}
-            self.announced = Announced(self._journal.begin(process, f, value), process, f, value)
+            sent, value = self._load(OPERATIONS[f], payload)
+            self.announced = Announced(self._journal.begin(process, f, value), process, f, value, sent)
 
     def withdraw(self, reason: str) -> None:
         """End what was announced, unrung."""
         if self.announced is not None:
-            op, process, f, _ = self.announced
+            op, process, f, _, _ = self.announced
             self.announced = None
             self._journal.end(op, process, "info", f, {"reason": f"not rung: {reason}"})
 
@@ -219,13 +222,11 @@ class Commands:
         Errors: TimedOut (an earlier command still runs: nothing was begun), AskedWrongly (too long), LinkLost.
         """
         operation = OPERATIONS[f]
-        sent = self._mailbox.load(operation.opcode, payload)
-        value: Value = {"device": self._name}
-        try:
-            value.update(operation.sent(sent.payload))
-        except MalformedBytes as error:
-            value["raw"] = sent.payload.hex()
-            value["error"] = error.message
+        ready = self.announced
+        if ready is not None and op is None and self._holds(ready, process, f, payload):
+            self.announced = None
+            return self._finish(ready.op, process, f, ready.value, later)
+        sent, value = self._load(operation, payload)
         journal = self._journal
         if op is None:
             op = self._begin(process, f, value)
@@ -233,8 +234,32 @@ class Commands:
             end = End("info", {"reason": f"not rung: the payload registers hold {sent.payload.hex()[:80]}"})
             journal.end(op, process, end.type, f, end.value)
             return end
-        journal.flush()
-        end = self._ring(operation)
+        return self._finish(op, process, f, value, later)
+
+    def _holds(self, ready: Announced, process: str, f: str, payload: bytes) -> bool:
+        """Whether the registers have held just this since it was announced."""
+        return (
+            self._mailbox.loaded is ready.sent
+            and ready.sent.payload == payload
+            and ready.f == f
+            and ready.process == process
+        )
+
+    def _load(self, operation: Operation, payload: bytes) -> tuple[Sent, Value]:
+        """Put it into the registers; what they hold then, and the value that says it."""
+        sent = self._mailbox.load(operation.opcode, payload)
+        value: Value = {"device": self._name}
+        try:
+            value.update(operation.sent(sent.payload))
+        except MalformedBytes as error:
+            value["raw"] = sent.payload.hex()
+            value["error"] = error.message
+        return sent, value
+
+    def _finish(self, op: int, process: str, f: str, value: Value, later: bool) -> End:
+        """Ring what is loaded and begun."""
+        self._journal.flush()
+        end = self._ring(OPERATIONS[f])
         self.ended(op, process, f, value, end, later=later)
         self.on_end(f, value, end)
         return end

@@ -71,28 +71,39 @@ class Host:
         self.hands.aside = () if broken is None else self.hands.aside
         self.stuck = None
 
+    @property
+    def due(self) -> float | None:
+        """When there is something to go on with, by its clock; None while it waits for events alone."""
+        return None if self._job is None else self._wake
+
     def turn(self) -> None:
         """Go on with what waits, or look whether there is anything new. Errors: LinkLost."""
-        job = self._job
-        if job is None:
-            if self.stuck is not None:
-                return
-            if not self._device.has_events():
-                if self._commands.announced is None:
-                    self._announce()
-                return
-            job = self._job = self._serve()
-        elif self._clock() < self._wake:
-            return
         try:
+            job = self._job
+            if job is None:
+                if self.stuck is not None:
+                    return
+                if not self._device.has_events():
+                    if self._commands.announced is None:
+                        self._announce()
+                    return
+                job = self._job = self._serve()
+            elif self._clock() < self._wake:
+                return
             self._wake = next(job)
             self._commands.judge_later()
         except StopIteration:
             self._job = None
             if self.stuck is None:
-                self._announce()
+                self._announce_or_stop()
         except (AnsweredWrongly, AskedWrongly, TimedOut) as error:
             self._job = None
+            self._give_up(str(error))
+
+    def _announce_or_stop(self) -> None:
+        try:
+            self._announce()
+        except (AnsweredWrongly, AskedWrongly, TimedOut) as error:
             self._give_up(str(error))
 
     def _announce(self) -> None:

@@ -65,6 +65,7 @@ class Mailbox:
         self._timeout_s = timeout_s
         self._clock = clock
         self._sleep = sleep
+        self.loaded: Sent | None = None
         self._rung = True  # whoever had the mailbox before may have left a command running
         self.payload_size = 1 << (registers.read4(at) & 0x1F)
         if at % 8 or not 256 <= self.payload_size <= 1 << 20 or self._payload + self.payload_size > registers.size:
@@ -85,6 +86,7 @@ class Mailbox:
                 f"command {opcode:04x}h with {length} bytes; the mailbox takes 16 bits and {self.payload_size} bytes"
             )
         registers = self._registers
+        self.loaded = None
         if self._rung:
             self._wait("an earlier command")
         if length:
@@ -97,7 +99,8 @@ class Mailbox:
                 f"the command register reads 0x{command:x} after {opcode:04x}h with {length} bytes was written",
                 sent=payload,
             )
-        return Sent(opcode, registers.read_block(self._payload, there) if there else b"")
+        self.loaded = Sent(opcode, registers.read_block(self._payload, there) if there else b"")
+        return self.loaded
 
     def ring(self) -> Reply:
         """Ring the doorbell for what was loaded and take the answer.
@@ -106,6 +109,7 @@ class Mailbox:
         """
         registers = self._registers
         self._rung = True
+        self.loaded = None
         registers.write4(self._control, _DOORBELL)
         if registers.read4(self._control) & _DOORBELL:
             self._wait("the command")

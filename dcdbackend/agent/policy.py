@@ -45,7 +45,7 @@ class Step(NamedTuple):
         """The payload of its command. Errors: AskedWrongly."""
         if self.payload is not None:
             return self.payload
-        return CapacityResponse(ranges=self.ranges, flags=self.flags).to_bytes()
+        return CapacityResponse.build(self.ranges, self.flags)
 
 
 class Region(NamedTuple):

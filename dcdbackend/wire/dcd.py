@@ -6,6 +6,7 @@ inside a region, as advertised) is for `rules` and `model` to judge; here bytes 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -267,13 +268,28 @@ class CapacityResponse(Structure):
 
     def to_bytes(self) -> bytes:
         ranges = self.ranges
-        if self.reserved:
-            blank, *rest = spread("CapacityResponse", self.reserved, 3, *[8] * len(ranges))
-            tail = [_RANGE.pack(*pair, last) for pair, last in zip(ranges, rest, strict=True)]
-        else:
-            blank = b""
-            tail = [_RANGE.pack(start, length, b"") for start, length in ranges]
+        if not self.reserved:
+            return self.build(ranges, self.flags)
+        blank, *rest = spread("CapacityResponse", self.reserved, 3, *[8] * len(ranges))
+        tail = [_RANGE.pack(*pair, last) for pair, last in zip(ranges, rest, strict=True)]
         return b"".join((self.layout.pack(len(ranges), self.flags, blank), *tail))
+
+    @classmethod
+    def build(cls, ranges: Iterable[tuple[int, int]], flags: int = 0) -> bytes:
+        """The bytes of a response without reserved ones. For the guest, as `flags_and_ranges`: an answer that waits has
+        no time for an object that is taken apart at once. Errors: AskedWrongly."""
+        tail = [_RANGE.pack(start, length, b"") for start, length in ranges]
+        return b"".join((cls.layout.pack(len(tail), flags, b""), *tail))
+
+    @classmethod
+    def flags_and_ranges(cls, data: bytes) -> tuple[int, list[tuple[int, int]]]:
+        """What `from_bytes` gives without its reserved bytes. Errors: MalformedBytes."""
+        head = cls.layout
+        if len(data) < head.size:
+            raise wrong_size("CapacityResponse", data, head.size)
+        count, flags, _ = head.unpack(data)
+        check_count("CapacityResponse", data, head.size + count * _RANGE.size, count)
+        return flags, [(start, length) for start, length, _ in _RANGE.each(data, head.size, count)]
 
     @staticmethod
     def most(payload_size_bytes: int) -> int:
