@@ -4,6 +4,7 @@
     ├── AskedWrongly                2   we were given something that cannot be done; nothing was sent
     │   └── BadHistory              2   a history line that is no history (carries the line number)
     ├── CannotRun                   3   this machine or this QEMU cannot do it (carries the ways out)
+    │   └── Unserved                3   this bench's host, injector or device has no such thing: a scenario is skipped
     ├── AnsweredWrongly             1   the other side answered, and the answer is not what the format allows
     │   ├── MalformedBytes          1   bytes that do not parse (carries them, the field and the offset)
     │   └── Refused                 1   the device refused a manager's command (carries the reply)
@@ -62,6 +63,10 @@ class CannotRun(DcdError):
     exit_code = 3
 
 
+class Unserved(CannotRun):
+    """The bench that was chosen has no way to do it; another one has. A scenario that asks for it is skipped."""
+
+
 class AnsweredWrongly(DcdError):
     """The device, the host or QEMU answered in a way that its format does not allow."""
 
@@ -79,7 +84,9 @@ class MalformedBytes(AnsweredWrongly):
 
 
 class Refused(AnsweredWrongly):
-    """The device refused a command: certainly no effect. `reason` is its own wording."""
+    """The device refused a command: certainly no effect. `reason` is its own wording; `rc` its return code, if any."""
+
+    rc: int | None = None
 
     def __init__(self, message: str, *, reason: str, sent: object = None, received: object = None) -> None:
         super().__init__(message, sent=sent, received=received)

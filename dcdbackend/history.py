@@ -8,6 +8,8 @@ lines for any reader, and a flipped byte is told from a rule broken. `history.sc
   it may take effect at any time until the end.
 - An operation takes effect between its two lines; those that overlap may have happened in either order.
 - A process runs one operation at a time; `op` is the line number of the operation's own `invoke`.
+- A device may serve several hosts: a value's `host_id` says whose an operation is, the device's first one where it
+  is not there.
 
 The module knows nothing of what the operations mean (that is `model/`), and judges nothing (that is `checker/`).
 It is not a log: a line is never rewritten, and what is not in it did not happen as far as a verdict goes.
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from .crc import crc32c
-from .errors import BadHistory, CannotRun
+from .errors import AskedWrongly, BadHistory, CannotRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
 VERSION = 1
 MAX_LINE_BYTES = 1 << 20
 TYPES = ("invoke", "ok", "fail", "info")
-MANAGER = ("add", "release", "force")
+MANAGER = ("add", "release", "force", "set_region", "add_reference", "remove_reference")
 HOST = ("events", "clear", "answer", "give_back", "extents", "store", "load", "claim", "use", "unuse")
-WITNESS = ("block", "fm_extents", "bytes", "sysfs", "trace", "log")
+WITNESS = ("block", "fm_extents", "list_tags", "status", "bytes", "sysfs", "trace", "log")
 DEVICE = ("reset", "gone")
 FUNCTIONS = frozenset(MANAGER + HOST + WITNESS + DEVICE)
 BACKENDS = ("qemu", "emulator", "recorded")
@@ -97,7 +99,10 @@ def unseal(line: bytes, number: int) -> dict[str, Any]:
             line=number,
         )
     try:
-        found = json.loads(head + b"}", parse_constant=_no_constant)
+        text = (head + b"}").decode()
+        found, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError(f"something follows at byte {end}")
     except (ValueError, RecursionError) as error:
         raise BadHistory(f"not JSON: {error}", line=number) from None
     if not isinstance(found, dict):
@@ -179,7 +184,8 @@ class Writer:
     """A history being written: each line reaches the file in one write, as it happens, and is never touched again.
 
     `clock_ns` is the controller's monotonic clock; a run killed at any moment leaves whole lines and at most one torn
-    one. `listen` adds a callable that sees every line as an `Op`. Errors: CannotRun when the file cannot be written.
+    one. `listen` adds a callable that sees every line as an `Op`. Errors: CannotRun when the file cannot be written;
+    AskedWrongly after its end.
     """
 
     def __init__(self, path: Path, header: Header, clock_ns: Callable[[], int]) -> None:
@@ -241,6 +247,8 @@ class Writer:
             listener(op)
 
     def _write(self, line: bytes) -> None:
+        if self._fd < 0:
+            raise AskedWrongly(f"the run of {self.path} is over; ask while its guest is there")
         try:
             written = os.write(self._fd, line)
         except OSError as error:
@@ -350,3 +358,7 @@ _REGION_SHAPE = _Shape("region", {"index": (int,), "base": (int,), "length": (in
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+"""One for all lines: json.loads() with an option makes a decoder each time."""

@@ -10,6 +10,7 @@ DAX series as of v9 (2025-04-13). Two generations in one cell mean that the othe
 
 from __future__ import annotations
 
+from .rules import CLAUSES as DEVICE_CLAUSES
 from .rules import CXL, Clause, read_table
 
 SPARSE = ("A",)
@@ -301,3 +302,7 @@ CLAUSES: dict[str, Clause] = {name: _placed(clause) for name, clause in read_tab
 def of_generation(generation: str) -> tuple[Clause, ...]:
     """The clauses that are for a generation, by its name in `GROUPS`; () for one that is not there."""
     return tuple([clause for clause in CLAUSES.values() if generation in clause.generations])
+
+
+EVERY: dict[str, Clause] = {**DEVICE_CLAUSES, **CLAUSES}
+"""All clauses, the device's and the hosts', by id."""

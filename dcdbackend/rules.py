@@ -62,6 +62,8 @@ _WITNESSES: dict[str, tuple[str, ...]] = {
     "lists": ("block", "extents", "fm_extents"),
     "pages": ("extents", "fm_extents"),
     "sends": ("answer", "give_back"),
+    "asks": ("add", "release", "force"),
+    "references": ("add_reference", "remove_reference"),
 }
 
 # id | kind and subject | witnesses | section | text (an indented line goes on with the text)
@@ -131,33 +133,37 @@ DEV-7.part | must device | give_back | 8.2.9.9.9.4 | a part of an accepted exten
 DEV-7.span | must device | give_back | 8.2.9.9.9.4 | one range may span accepted extents that adjoin
 DEV-8.16h | must device | clear sends | 8.2.9.9.9 | a payload shorter than its count gets 16h
 DEV-8.02h-none | must device | give_back | 8.2.9.9.9.4 | a release of no ranges gets 02h
-DEV-8.02h-start | must device | pages | 8.2.9.9.9.2 | a start index past the end of the list gets 02h
-DEV-8.02h-host | must device | add release | 7.6.7.6.5 |
+DEV-8.02h-start | must device | pages list_tags | 8.2.9.9.9.2 | a start index past the end of the list gets 02h
+DEV-8.02h-host | must device | asks fm_extents | 7.6.7.6.5 |
     a host that the device does not serve is refused, with 02h
-DEV-8.02h-policy | must device | add release | 7.6.7.6.5 |
+DEV-8.02h-policy | must device | asks | 7.6.7.6.5 |
     a policy that is not advertised is refused, with 02h
+DEV-8.02h-region | must device | add set_region | 7.6.7.6.5 |
+    a request for a region that the device does not have is refused, with 02h or 0Fh
 DEV-8.1Eh-block | must device | sends | 8.2.9.9.9.3 | a range off the region's blocks gets 1Eh
-DEV-8.1Eh-overlap | must device | release sends | 8.2.9.9.9.3 |
+DEV-8.1Eh-overlap | must device | release force sends | 8.2.9.9.9.3 |
     ranges of one command that overlap each other get 1Eh
 DEV-8.1Eh-add | must device | add | 7.6.7.6.5 | an add over accepted or pending capacity gets 1Eh
 DEV-8.0Fh-outside | must device | sends | 8.2.9.9.9.3 | a range that is not inside one region gets 0Fh
 DEV-8.0Fh-chain | must device | answer | 8.2.9.9.9.3 |
     an answer that names what the oldest chain does not offer gets 0Fh
 DEV-8.0Fh-accepted | must device | answer | 8.2.9.9.9.3 | an answer that names accepted capacity gets 0Fh
-DEV-8.0Fh-held | must device | give_back release | 8.2.9.9.9.4 | a release of what is not held gets 0Fh
+DEV-8.0Fh-held | must device | give_back release force | 8.2.9.9.9.4 | a release of what is not held gets 0Fh
 DEV-8.0Fh-pending | must device | release | 7.6.7.6.6 |
     an unforced release request over pending capacity gets 0Fh
 DEV-8.1Dh | must device | add sends | 8.2.9.9.9.3 | more extents than the device can track get 1Dh
-DEV-8.03h-region | must device | - | 7.6.7.6.3 |
+DEV-8.1Dh-room | must device | add | 7.6.7.6.5 |
+    a request for more than the region has free (contiguous: in one piece) gets 1Dh
+DEV-8.03h-region | must device | set_region | 7.6.7.6.3 |
     setting up a region in use, or a sanitize bit that cannot change, gets 03h
-DEV-8.03h-opcode | must device | - | 8.2.9 | an opcode that the device does not know gets 03h
-DEV-8.any | may device | add release clear sends | 8.2.9.9.9 |
+DEV-8.03h-opcode | must device | references list_tags | 8.2.9 | an opcode that the device does not know gets 03h
+DEV-8.any | may device | asks clear sends set_region | 8.2.9.9.9 |
     when several refusals apply, the device may give any of them
-DEV-8.served | must device | add release events clear extents sends | 8.2.9.9.9 |
+DEV-8.served | must device | asks events clear pages sends set_region references list_tags | 8.2.9.9.9 |
     a command that breaks no rule succeeds
 DEV-8.unchanged | must device | lists bytes | 8.2.9.9.9 | a command that fails changes nothing
 DEV-9.alive | must device | gone | 8.2.8.4.5 | whatever is sent, the device lives on
-DEV-9.answers | must device | events clear extents add release sends | 8.2.8.4.5 |
+DEV-9.answers | must device | events clear pages asks sends set_region references list_tags | 8.2.8.4.5 |
     whatever is sent, the device answers with a return code
 DEV-10.extents | must device | pages | 8.2.9.9.9.2 |
     the list holds the accepted extents, all of them and nothing else
@@ -176,11 +182,14 @@ DEV-10.any-order | may device | pages | 8.2.9.9.9.2 | the list may come in any o
 DEV-11.request | must device | lists | 8.2.9.2.1.6 | a release request alone changes no state
 DEV-11.ignored | may host | - | 8.2.9.2.1.6 | a host may leave a release request unheeded
 DEV-11.again | may manager | release | 8.2.9.2.1.6 | a manager may ask again for what was not given back
-DEV-12.taken | must device | force lists | 7.6.7.6.6 |
+DEV-12.taken | must device | force release lists | 7.6.7.6.6 |
     a forced release takes effect at once, whatever the host does
-DEV-12.pending | must device | force lists | 7.6.7.6.6 | a forced release withdraws pending capacity too
+DEV-12.pending | must device | force release lists | 7.6.7.6.6 |
+    a forced release withdraws pending capacity too
+DEV-12.answered | may device | answer | 7.6.7.6.6 |
+    an offer that was withdrawn whole may wait for its answer, or not: recorded, never judged
 DEV-12.told | must device | events | 8.2.9.2.1.6 | the host hears of a forced release as a record of type 2
-DEV-13.advertised | must device | add release | 7.6.7.6.1 |
+DEV-13.advertised | must device | asks | 7.6.7.6.1 |
     exactly the policies that 5600h advertises are served
 DEV-13.free | must device | events | 7.6.7.6.5 |
     policy free: the device chooses extents that add up to the length
@@ -188,15 +197,19 @@ DEV-13.contiguous | must device | events | 7.6.7.6.5 |
     policy contiguous: the device chooses one range of the length
 DEV-13.prescriptive | must device | events | 7.6.7.6.5 |
     policy prescriptive: the device offers exactly what was named
-DEV-13.shared | must device | events | 7.6.7.6.5 |
+DEV-13.shared | must device | add events | 7.6.7.6.5 |
     policy enable shared access: another host's tagged allocation is offered
-DEV-13.removal | must device | events | 7.6.7.6.6 | removal goes by tag or by named extents, as asked
+DEV-13.removal | must device | release force events | 7.6.7.6.6 | removal goes by tag or by named extents, as asked
 DEV-14.cleared | must device | load bytes | 7.6.7.6.3 |
     where region or request asks to sanitize, what is offered again reads as cleared
 DEV-14.kept | may device | load bytes | 7.6.7.6.3 |
     where nobody asks to sanitize, what is offered again may hold anything
-DEV-15.one-tag | must device | events fm_extents | 8.2.9.2.1.6 |
+DEV-15.one-tag | must device | add events | 8.2.9.2.1.6 |
     in sharable regions one tag names one allocation in every host
+DEV-15.exclusive | must device | add events | 9.13.3 |
+    in a region that is not sharable, what one host holds or is offered is offered to no other
+DEV-15.again | may device | add | - |
+    another host's allocation, named extent by extent, may be offered or refused: recorded, never judged
 DEV-15.sequence | must device | events | 8.2.9.2.1.6 | the extents of a shared allocation are numbered densely
 DEV-16.nonzero | must device | events | 8.2.9.2.2 | an event handle is not zero
 DEV-16.unique | must device | events | 8.2.9.2.2 | the handles of the records held are all different
@@ -213,7 +226,7 @@ DEV-16.clear-all | must device | clear events | 8.2.9.2.3 |
 DEV-16.overflow | must device | events | 8.2.9.2.2 |
     the overflow flag and count say what was lost since the last clear
 DEV-16.remain | must device | events | 8.2.9.2.2 | 0100h says whether records remain beyond those returned
-DEV-16.status | must device | - | 8.2.8.3.1 | event status bit 4 says whether log 4 holds anything
+DEV-16.status | must device | status | 8.2.8.3.1 | event status bit 4 says whether log 4 holds anything
 DEV-16.interrupt | must device | - | 8.2.9.2.4 | an interrupt comes when the log turns from empty to not empty
 DEV-17.device-reads | must device | load | 9.13.3 | the host reads back what was stored to accepted capacity
 DEV-17.backend-reads | must device | bytes | 9.13.3 | the backend holds what was stored to accepted capacity
@@ -222,18 +235,32 @@ DEV-17.hidden | must device | load | 9.13.3 |
     what is read from capacity that is not accepted is not the backend's
 DEV-17.any-value | may device | load | 9.13.3 |
     what is read from capacity that is not accepted may be anything else
-DEV-18.empty | must device | - | 7.6.7.6.3 | a region is set up anew only while it holds nothing
-DEV-18.same | must device | - | 7.6.7.6.3 | setting the block size that it has succeeds
+DEV-18.empty | must device | set_region | 7.6.7.6.3 | a region is set up anew only while it holds nothing
+DEV-18.same | must device | set_region | 7.6.7.6.3 |
+    setting the block size that it has succeeds, while the region holds nothing
+DEV-18.used | may device | set_region | - |
+    the same while it holds something may succeed or get 03h: recorded, never judged
+DEV-18.block | must device | set_region | 7.6.7.6.3 |
+    a block size that no region can have (DEV-1) is refused, with 02h or 03h
 DEV-18.told | must device | events | 8.2.9.2.1.6 | a record of type 3 is sent on a change, and only then
 DEV-19.extents | must device | events | 8.2.9.9.9.1 |
     the available extents are those supported less accepted and pending
-DEV-19.tags | must device | events | 8.2.9.9.9.1 | the available tags are those supported less those in use
+DEV-19.tags | must device | add events | 8.2.9.9.9.1 |
+    the available tags are those supported less those in use, and no more are offered
 DEV-20.host | must device | events | 8.2.9.2.1.6 | a record carries the id of the host addressed
-DEV-21.references | must device | - | 7.6.7.6.7 |
-    5606h to 5608h keep references to tags, where the command log advertises them
+DEV-21.references | must device | references | 7.6.7.6.7 |
+    5606h takes a reference to a tag in use, 5607h lets go one that is held; others get 02h
+DEV-21.kept | must device | add events | 7.6.7.6.7 |
+    the capacity of a referenced tag is given to no other tag, even while no host has it
+DEV-21.again | may device | add add_reference | - |
+    what a reference keeps may be offered again by its extents, and be referenced twice: recorded, never judged
+DEV-21.list | must device | list_tags | 7.6.7.6.9 |
+    5608h lists the tags in use, who has them and whether they are referenced
 DEV-22.recorded | may device | reset | - |
     what a reset of the host does to offers, extents and log is recorded, never judged
 WITNESS.agree | must witness | - | - | the guest's own judgement of a step and the controller's are the same
+WITNESS.lists | must witness | lists | - |
+    the device's list by 4801h, its list by 5603h and the block states say the same of what is accepted
 """
 
 

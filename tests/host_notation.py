@@ -27,8 +27,18 @@ if TYPE_CHECKING:
 NO_FAULTS: frozenset[str] = frozenset()
 
 
+class Told(NamedTuple):
+    """Something that happened to the host: the cause, when, the host before, what came of it."""
+
+    cause: model.Cause
+    now_ns: int
+    before: Host
+    way: Decision
+    commands: tuple[Command, ...]
+
+
 class World(NamedTuple):
-    """A host, the device's list as it would be, the time, and what the last step was and gave."""
+    """A host, the device's list as it would be, the time, what the last step was and gave; `told`: every step."""
 
     host: Host
     held: tuple[Extent, ...] = ()
@@ -39,6 +49,7 @@ class World(NamedTuple):
     permitted: Permitted = ()
     way: Decision | None = None
     commands: tuple[Command, ...] = ()
+    told: tuple[Told, ...] = ()
 
     @property
     def says(self) -> str:
@@ -264,6 +275,7 @@ def cause(world: World, what: model.Cause, seed: int = 0) -> World:
         permitted,
         way,
         commands,
+        (*world.told, Told(what, world.now_ns, world.host, way, commands)),
     )
 
 

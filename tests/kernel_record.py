@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dcdbackend.extents import NULL_TAG, Extent
 from dcdbackend.linux_rules import CLAUSES
@@ -90,10 +90,11 @@ class Traced(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The log and the trace since the step before."""
+    """The log and the trace since the step before. `lines`: the log's, as they stand there, each with its time."""
 
     notes: tuple[Noted, ...]
     traces: tuple[Traced, ...]
+    lines: tuple[tuple[int, str], ...] = ()
 
 
 class Tree(NamedTuple):
@@ -212,7 +213,9 @@ def parse(text: str) -> Session:
 def _paragraph(head: str, body: list[str]) -> list[Item]:
     if head.startswith("--- dmesg"):
         notes = [note for line in body for note in _notes(line)]
-        return [Block(tuple(notes), tuple([traced for line in body for traced in _traced(line)]))]
+        stamps = [stamp for line in body if (stamp := _STAMP.match(line)) is not None]
+        lines = tuple([(_time(stamp), stamp["text"]) for stamp in stamps])
+        return [Block(tuple(notes), tuple([traced for line in body for traced in _traced(line)]), lines)]
     if head.startswith("QMP->"):
         return [_qmp(json.loads(head[6:]), json.loads(body[0][6:]))]
     if not head.startswith("guest# "):
@@ -235,7 +238,7 @@ def _notes(line: str) -> list[Noted]:
     stamp = _STAMP.match(line)
     if stamp is None:
         return []
-    time_ns = int(stamp["seconds"]) * 1_000_000_000 + int(stamp["micros"]) * 1000
+    time_ns = _time(stamp)
     found = []
     for kind, pattern in _LOG.items():
         match = pattern.search(stamp["text"])
@@ -246,6 +249,10 @@ def _notes(line: str) -> list[Noted]:
         tag = tag_of(values["tag"]) if values.get("tag") else NULL_TAG
         found.append(Noted(time_ns, kind, start, length, tag, int(values.get("number") or 0)))
     return found
+
+
+def _time(stamp: re.Match[str]) -> int:
+    return int(stamp["seconds"]) * 1_000_000_000 + int(stamp["micros"]) * 1000
 
 
 def _place(values: dict[str, str]) -> Range:
@@ -268,7 +275,8 @@ def _traced(line: str) -> list[Traced]:
 
 def _qmp(sent: dict[str, dict[str, object]], reply: dict[str, dict[str, str]]) -> Asked:
     arguments = json.loads(json.dumps(sent["arguments"]))
-    extents = tuple([Extent(one["offset"], one["len"]) for one in arguments["extents"]])
+    tag = tag_of(arguments.get("tag", NULL_TAG.hex()))
+    extents = tuple([Extent(one["offset"], one["len"], tag) for one in arguments["extents"]])
     f = "add" if "add" in str(sent["execute"]) else "release"
     return Asked(f, "qmp", int(arguments["region"]), extents, reply.get("error", {}).get("desc", ""))
 
@@ -334,6 +342,31 @@ def _shell(command: str, body: list[str]) -> list[Item]:
         if isinstance(wrote, Wrote):
             found[last] = wrote._replace(error=_ERRORS[failed])
     return found
+
+
+def tree_values(files: dict[str, str]) -> dict[str, Any] | None:
+    """A tree as the value of a sysfs reading; None where it shows nothing of a region."""
+    value: dict[str, Any] = {"region": "region0"}
+    if "region0/mode" in files:
+        value["mode"] = files["region0/mode"]
+    if "dax_region0/dax_region/available_size" not in files:
+        return value if "mode" in value else None
+    names = sorted({path.split("/")[1] for path in files if path.startswith("dax_region0/extent")})
+    value["extents"] = [
+        {
+            "name": name,
+            "offset": int(files[f"dax_region0/{name}/offset"], 16),
+            "length": int(files[f"dax_region0/{name}/length"], 16),
+            "uuid": files.get(f"dax_region0/{name}/uuid"),
+        }
+        for name in names
+    ]
+    devices = sorted({path.split("/")[0] for path in files if re.match(r"dax\d+\.", path)})
+    seen = [_dax(files, name)._asdict() for name in devices]
+    value["devices"] = [{**one, "mappings": [list(piece) for piece in one["mappings"] or ()]} for one in seen]
+    value["all_devices"] = devices
+    value["available"] = int(files["dax_region0/dax_region/available_size"])
+    return value
 
 
 # ---- holding it against a model --------------------------------------------------------------------------------------

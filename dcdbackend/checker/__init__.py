@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadHistory
 from ..model import departures as known_departures
-from ..model import device as reference
+from ..model import whole as reference
 from ..model.state import config_of
+from . import host as hosts
+from .both import Both
 from .search import SUBJECT_OF, Judge, Limits, Model
-from .shape import misshapen
+from .shape import HOST_SIDE, misshapen, odd, odd_device
 from .verdict import Counts, Finding, Verdict
+from .witnesses import RELEVANT, Witnesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,10 +51,25 @@ def check(
     reader = _Reader(iter(lines))
     bounds = limits or Limits()
     judges: dict[str, Judge] = {}
+    tags: dict[str, set[bytes]] = {}
     for described in head.devices:
+        wrong_device = odd_device(described)
+        if wrong_device is not None:
+            raise BadHistory(wrong_device, line=1)
         config = config_of(described, departures=departures)
-        judges[described["name"]] = Judge(described["name"], config, device, reader.end_of, bounds)
-    operations = _feed(reader, judges)
+        name: str = described["name"]
+        watch = hosts.watch_of(head, described)
+        if watch is None:
+            judges[name] = Judge(name, config, device, reader.end_of, bounds)
+        else:
+            both = Both(device, name, watch, tags)
+            judges[name] = Judge(name, config, both, reader.end_of, bounds, both)
+    watchers = {
+        described["name"]: Witnesses(described, judges[described["name"]].tally)
+        for described in head.devices
+        if head.host.get("generation", "U") == "U"
+    }
+    operations = _feed(reader, judges, watchers)
     warnings = [*getattr(lines, "warnings", ())]
     counts: dict[tuple[str, str, str], Counts] = {}
     findings: list[Finding] = []
@@ -71,24 +89,33 @@ def check(
     return verdict
 
 
-def _feed(reader: _Reader, judges: dict[str, Judge]) -> int:
+def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witnesses]) -> int:
     """Every line to the judge of its device; how many operations ended. Errors: BadHistory."""
     begun: dict[int, Judge] = {}
+    watched: dict[int, tuple[Witnesses, Op]] = {}
     operations = 0
     for op in reader:
         try:
+            if op.f in HOST_SIDE and (wrong_form := odd(op)) is not None:
+                raise BadHistory(wrong_form, line=op.n + 1)
             if op.type == "invoke":
                 judge = judges.get(op.value.get("device", ""))
                 if judge is None:
                     raise _unknown_device(op, judges)
                 begun[op.op] = judge
                 judge.begin(op)
+                if op.f in RELEVANT and op.value["device"] in watchers:
+                    watched[op.op] = (watchers[op.value["device"]], op)
+                    watched[op.op][0].begin(op)
             else:
                 ended = begun.pop(op.op, None)
                 if ended is None:
                     raise BadHistory(f"{op.type} of operation {op.op}, which is not open", line=op.n + 1)
                 operations += 1
                 ended.end(op)
+                if op.op in watched:
+                    watcher, begin = watched.pop(op.op)
+                    watcher.end(begin, op)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             wrong = misshapen(op) or reader.misshapen()
             if wrong is None:

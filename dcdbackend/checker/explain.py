@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..linux_rules import EVERY
 from ..model.departures import DEPARTURES
-from ..rules import CLAUSES
-from .verdict import OUTCOMES
+from ..model.quirks import QUIRKS
+from .verdict import GUEST, OUTCOMES
 
 if TYPE_CHECKING:
     from .verdict import Finding, Verdict
@@ -22,11 +23,9 @@ def tell(finding: Finding) -> list[str]:
     where = f"line {finding.lines[0] + 1}" if finding.lines else "no line"
     who = f"{finding.subject} {finding.device}"
     lines = [f"{finding.clause} {_WORDS.get(finding.outcome, finding.outcome)}, {who}, {where}: {finding.text}"]
-    lines.append(f"  the rule: {CLAUSES[finding.clause].text} [{finding.source}]")
+    lines.append(f"  the rule: {EVERY[finding.clause].text} [{finding.source}]")
     if finding.departure is not None:
-        known = DEPARTURES[finding.departure]
-        versions = f"QEMU {known.first} to {known.last or 'now'}" if known.first else "all versions"
-        lines.append(f"  known as {known.id}: {known.text} ({versions}; {known.source})")
+        lines.append(f"  known as {finding.departure}: {known_as(finding.departure)}")
     if finding.operations:
         lines.append("  what happened:")
         width = len(str(finding.operations[-1][0] + 1))
@@ -41,9 +40,23 @@ def tell(finding: Finding) -> list[str]:
     return lines
 
 
+def known_as(name: str) -> str:
+    """What a departure is, with its versions and where it was seen: of a device, of a kernel (Q), or the clause by
+    which a generation of Linux does what the device's rules do not permit its host."""
+    if name in DEPARTURES:
+        known = DEPARTURES[name]
+        versions = f"QEMU {known.first} to {known.last or 'now'}" if known.first else "all versions"
+        return f"{known.text} ({versions}; {known.source})"
+    if name in QUIRKS:
+        quirk = QUIRKS[name]
+        return f"{quirk.code}; documented: {quirk.documented} (Linux {', '.join(quirk.generations)})"
+    clause = EVERY.get(name)
+    return f"{clause.text} [{clause.source}]" if clause else "not in any table"
+
+
 def summary(verdict: Verdict) -> list[str]:
     """The table by clause, one line each, then findings and warnings in full."""
-    lines = [f"{verdict.outcome}: {verdict.operations} operations"]
+    lines = [f"{verdict.told}: {verdict.operations} operations"]
     for (subject, device, clause), counts in verdict.counts.items():
         shown = [f"{count} {name}" for name, count in zip(OUTCOMES, counts, strict=True) if count]
         lines.append(f"  {subject:<13} {device} {clause:<24} {', '.join(shown)}")
@@ -51,6 +64,32 @@ def summary(verdict: Verdict) -> list[str]:
         lines += tell(finding)
     lines += [f"warning: {warning}" for warning in verdict.warnings]
     return lines
+
+
+def story(verdict: Verdict) -> list[str]:
+    """The outcome in a line, each clause that did not simply hold in one more, then the first failure of each clause
+    in full, and the warnings."""
+    own = [(name, counts) for name, counts in verdict.counts.items() if not name[0].startswith(GUEST)]
+    held = sum(1 for _, counts in own if counts.passed)
+    judged = sum(counts.passed for _, counts in own)
+    lines = [f"{verdict.told}: {verdict.operations} operations, {held} clauses held in {judged} judgements"]
+    told: set[str] = set()
+    for (subject, device, clause), counts in own:
+        for word, count in (("broken", counts.failed), ("not known", counts.unknown)):
+            if count:
+                times = f" ({count} times)" if count > 1 else ""
+                text = f": {EVERY[clause].text}" if clause in EVERY else ""
+                lines.append(f"  {word}{times}: {subject} {device} {clause}{text}")
+    for finding in verdict.findings:
+        if finding.departure is not None and finding.departure not in told:
+            told.add(finding.departure)
+            lines.append(f"  known departure: {finding.departure}: {known_as(finding.departure)}")
+    for finding in verdict.failed:
+        alike = f"{finding.subject} {finding.device} {finding.clause}"
+        if alike not in told:
+            told.add(alike)
+            lines += tell(finding)
+    return [*lines, *[f"warning: {warning}" for warning in verdict.warnings]]
 
 
 def _state(state: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from ..errors import BadHistory
-from ..model.state import Completed, Next, State, Violation, describe
-from ..rules import CLAUSES
+from ..linux_rules import EVERY
+from ..model.state import Completed, Next, Violation
 from .notation import spell
 from .verdict import DEVICE, GUEST, HOST, WITNESS, Finding, Tally
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from ..model.state import Config
 
 _T = TypeVar("_T")
-SUBJECT_OF = {name: clause.subject for name, clause in CLAUSES.items()}
-_COMMANDS = frozenset(("add", "release", "events", "clear", "answer", "give_back", "extents"))
+SUBJECT_OF = {name: clause.subject for name, clause in EVERY.items()}
+_MANAGED = frozenset(("add", "release", "force", "set_region", "add_reference", "remove_reference"))
+_COMMANDS = _MANAGED | {"events", "clear", "answer", "give_back", "extents", "list_tags", "fm_extents"}
 _GONE = {
     "panic": "the guest's kernel is gone",
     "silent": "the guest's agent is silent",
@@ -43,15 +44,34 @@ _GUEST_PROCESSES = ("host.", "user.")
 
 
 class Model(Protocol):
-    """The part of `model.device` that the checker uses; a wrong one can stand in its place."""
+    """The part of `model.whole` that the checker uses; a wrong one, or one with a host, can stand in its place.
 
-    def initial(self, config: Config, /) -> State: ...
-    def step(self, state: State, op: Completed, /) -> Next | Violation: ...
-    def possible(self, state: State, op: Completed, /) -> tuple[State, ...]: ...
-    def follow(self, state: State, op: Completed, /) -> State: ...
+    What a state is only the model knows; the search reads the `chains` of one.
+    """
+
+    def initial(self, config: Config, /) -> Any: ...
+    def step(self, state: Any, op: Completed, /) -> Next | Violation: ...
+    def possible(self, state: Any, op: Completed, /) -> tuple[Any, ...]: ...
+    def follow(self, state: Any, op: Completed, /) -> Any: ...
     def judge_regions(self, config: Config, /) -> tuple[tuple[str, ...], tuple[Violation, ...]]: ...
-    def key(self, state: State, /) -> tuple[object, ...]: ...
-    def deadly(self, state: State, f: str, sent: dict[str, Any], /) -> str | None: ...
+    def key(self, state: Any, /) -> tuple[object, ...]: ...
+    def deadly(self, state: Any, f: str, sent: dict[str, Any], /) -> str | None: ...
+    def describe(self, state: Any, /) -> dict[str, Any]: ...
+
+
+class Hosted(Protocol):
+    """What a model has besides where it judges a Linux host too (`both.Both`).
+
+    `effects`: further operations that change a state. `sent`: what a host's command shows, whatever the device made of
+    it. `finish`: the end of the history, and which operations are open then. `lost`: why the host is not judged any
+    more, or "".
+    """
+
+    effects: frozenset[str]
+
+    def sent(self, state: Any, op: Completed, /) -> Next: ...
+    def lost(self, state: Any, /) -> str: ...
+    def finish(self, state: Any, now_ns: int, still_open: frozenset[str], /) -> Next: ...
 
 
 class Limits(NamedTuple):
@@ -70,23 +90,33 @@ class Entry(NamedTuple):
     judged: tuple[str, ...]
     findings: tuple[Violation, ...]
     unknown: tuple[str, ...]
-    before: State
-    after: State
+    before: Any
+    after: Any
 
 
 class Branch(NamedTuple):
-    """One order so far. `done`: open operations that have taken effect; `trail`: what it judged, not settled yet."""
+    """One order so far. `done`: open operations that have taken effect; `trail`: what it judged, not settled yet.
 
-    state: State
+    `wrong`: how often a Linux host broke a rule in this order: where it did not in another one, that one is believed.
+    """
+
+    state: Any
     done: frozenset[int] = frozenset()
     trail: tuple[Entry, ...] = ()
+    wrong: int = 0
 
 
 class Judge:
     """The judge of one device and its host. `end_of(op)`: the end line of an open operation, None if none is near."""
 
     def __init__(
-        self, name: str, config: Config, model: Model, end_of: Callable[[int], Op | None], limits: Limits
+        self,
+        name: str,
+        config: Config,
+        model: Model,
+        end_of: Callable[[int], Op | None],
+        limits: Limits,
+        hosted: Hosted | None = None,
     ) -> None:
         self.tally = Tally(name)
         self.warnings: list[str] = []
@@ -97,7 +127,10 @@ class Judge:
         self._step = model.step
         self._end_of = end_of
         self._limits = limits
-        self._state = model.initial(config)
+        self._hosted = hosted
+        self._effects = _EFFECTS | hosted.effects if hosted else _EFFECTS
+        self._now_ns = 0
+        self._state: Any = model.initial(config)
         self._branches: list[Branch] = []  # empty while there is one state and nothing open has taken effect
         self._open: dict[int, Op] = {}
         self._late: set[int] = set()
@@ -133,7 +166,11 @@ class Judge:
         if op.process.startswith(_GUEST_PROCESSES):
             self._answered.append(op.n)
         if self._open or self._branches or op.type == "info" or self.convicted or self.unknown_from:
+            self._now_ns = op.t_ns
             self._end_slowly(begin, op)
+        elif self._hosted is not None:
+            self._now_ns = op.t_ns
+            self._settle_one(begin, op, self._step(self._state, self._completed(begin, op)))
         else:
             found = self._step(self._state, Completed(op.f, begin.value, op.type, op.value))
             if type(found) is Next and not found[2] and not found[3] and "judged" not in op.value:
@@ -158,6 +195,8 @@ class Judge:
             self.warnings.append(f"the history ends while operation {begin.op} ({begin.f}) is open")
             self._unanswered(begin)
         self._settle(everything=True)
+        if self._hosted is not None and not self.unknown_from:
+            self._finish_host(self._hosted)
         if not (self.convicted or self.unknown_from or self._is_gone):
             states = [branch.state for branch in self._branches] or [self._state]
             for _ in range(min(len(state.chains) for state in states)):
@@ -166,6 +205,32 @@ class Judge:
             self.warnings.append(f"{self._name} is not judged after line {self.convicted}")
         if self.unknown_from:
             self.warnings.append(f"{self._name}: {self.unknown_from}; it is not judged from there on")
+
+    def _finish_host(self, hosted: Hosted) -> None:
+        """What the end of the history shows of a Linux host: what every state agrees on is broken."""
+        states = [branch.state for branch in self._branches] or [self._state]
+        still_open = frozenset([begin.f for begin in self._open.values()])
+        ends = [hosted.finish(state, self._now_ns, still_open) for state in states]
+        best = min(ends, key=lambda end: len(_broken(end.findings)))
+        for clause in best.judged:
+            self.tally.count(SUBJECT_OF[clause], clause, "pass")
+        for clause in best.unknown:
+            self.tally.count(SUBJECT_OF[clause], clause, "unknown")
+        shown = self._model.describe(best.state)
+        for finding in best.findings:
+            if self.tally.expected(finding.clause, finding.outcome, finding.departure):
+                self.tally.findings.append(self._explained(finding, (), shown, shown))
+            self.tally.count(finding.subject, finding.clause, finding.outcome)
+        reason = hosted.lost(best.state)
+        if reason:
+            self.warnings.append(f"{self._name}: the host is not judged to the end: {reason}")
+            self.tally.count(HOST, "L1.only", "unknown")
+
+    def _completed(self, begin: Op, end: Op) -> Completed:
+        """An operation and its end, as the model takes it."""
+        if self._hosted is None:
+            return Completed(end.f, begin.value, end.type, end.value)
+        return Completed(end.f, begin.value, end.type, end.value, begin.process, begin.t_ns, end.t_ns)
 
     # ---- one state
 
@@ -198,11 +263,12 @@ class Judge:
         if "judged" in entry.end.value:
             self._compare(entry.begin, entry.end, entry.judged, entry.findings)
 
-    def _found(self, violation: Violation, begin: Op, end: Op | None, before: State, after: State) -> None:
+    def _found(self, violation: Violation, begin: Op, end: Op | None, before: Any, after: Any) -> None:
         name = (violation.clause, violation.outcome, violation.departure)
         if self.tally.expected(*name):
             lines = (begin.n, end.n) if end is not None else (begin.n,)
-            finding = self._explained(violation, ((begin, end),), describe(before), describe(after), lines)
+            told = (self._model.describe(before), self._model.describe(after))
+            finding = self._explained(violation, ((begin, end),), *told, lines)
             self.tally.findings.append(finding)
         self.tally.count(violation.subject, violation.clause, violation.outcome)
 
@@ -223,7 +289,7 @@ class Judge:
             ]
         )
         around = [n for begin, end in told[: -len(latest) or None] for n in ((begin.n, end.n) if end else (begin.n,))]
-        clause = CLAUSES[violation.clause]
+        clause = EVERY[violation.clause]
         return Finding(
             violation.subject,
             self._name,
@@ -239,9 +305,9 @@ class Judge:
             violation.departure,
         )
 
-    def _convict(self, begin: Op, end: Op, violation: Violation, before: State) -> None:
+    def _convict(self, begin: Op, end: Op, violation: Violation, before: Any) -> None:
         """The device broke a rule: its judgement ends, its host's goes on."""
-        completed = Completed(end.f, begin.value, end.type, end.value)
+        completed = self._completed(begin, end)
         after = self._model.follow(before, completed)
         self._found(violation, begin, end, before, after)
         for also in violation.also:
@@ -257,7 +323,7 @@ class Judge:
     def _end_convicted(self, begin: Op, end: Op) -> None:
         """After a conviction: the host's part of each step, and what is known of the device (departures)."""
         before = self._state
-        completed = Completed(end.f, begin.value, end.type, end.value)
+        completed = self._completed(begin, end)
         found = self._step(before, completed)
         unknown: tuple[str, ...]
         if isinstance(found, Violation):
@@ -270,7 +336,8 @@ class Judge:
         doubtful = [clause for clause in judged if SUBJECT_OF[clause] == DEVICE]
         kept: list[Violation] = []
         for finding in findings:
-            if finding.subject == HOST and end.type == "ok":  # the device took it: its offers are not ours any more
+            by_offers = finding.subject == HOST and finding.clause.startswith("DEV-")
+            if by_offers and end.type == "ok":  # the device took it: its offers are not ours any more
                 doubtful.append(finding.clause)
             elif finding.subject != DEVICE or finding.departure:
                 kept.append(finding)
@@ -302,7 +369,7 @@ class Judge:
         known = None if outcome == "unknown" else known
         violation = Violation("DEV-9.alive", DEVICE, outcome, text, evidence, known)
         self.tally.count(DEVICE, violation.clause, outcome)
-        shown = describe(state)
+        shown = self._model.describe(state)
         self.tally.findings.append(self._explained(violation, latest, shown, shown, lines))
         for begin in suspects:
             if begin.f in _COMMANDS:
@@ -316,7 +383,7 @@ class Judge:
         self._branches = []
         self.convicted = self.convicted or f"{op.n + 1} (DEV-9.alive)"
 
-    def _deadly(self, state: State, begin: Op) -> str | None:
+    def _deadly(self, state: Any, begin: Op) -> str | None:
         return self._model.deadly(state, begin.f, begin.value)
 
     def _host_alone(self, begin: Op) -> None:
@@ -330,7 +397,7 @@ class Judge:
             states = [self._state]
         seen: list[tuple[tuple[str, ...], tuple[Violation, ...]]] = []
         for state in states:
-            found = self._step(state, Completed(begin.f, begin.value, "fail", {"rc": -1}))
+            found = self._step(state, self._completed(begin, begin._replace(type="fail", value={"rc": -1})))
             also = found.also if isinstance(found, Violation) else found.findings
             judged = tuple([clause for clause in found.judged if SUBJECT_OF[clause] == HOST])
             seen.append((judged, tuple([finding for finding in also if finding.subject == HOST])))
@@ -357,6 +424,7 @@ class Judge:
             return
         if end.type == "info":
             self._unanswered(begin)
+            self._certainly_sent(begin, end)
             self._forever(begin)
             return
         if self.convicted:
@@ -365,6 +433,7 @@ class Judge:
             return
         if begin.op in self._late:
             self._unanswered(begin)
+            self._certainly_sent(begin, end)
             self._forever(begin)
             return
         branches = self._branches or [Branch(self._state)]
@@ -390,12 +459,12 @@ class Judge:
 
     def _culprit(self, branch: Branch, begin: Op, end: Op) -> tuple[Entry, Violation] | None:
         """An open operation by which the device broke a rule, and but for which this one would be permitted."""
-        done = Completed(end.f, begin.value, end.type, end.value)
+        done = self._completed(begin, end)
         for other in self._open.values():
             told = self._end_of(other.op) if other.op not in branch.done and other.op not in self._late else None
             if told is None or told.type == "info":
                 continue
-            first = Completed(told.f, other.value, told.type, told.value)
+            first = self._completed(other, told)
             found = self._step(branch.state, first)
             if not isinstance(found, Violation):
                 continue
@@ -404,9 +473,28 @@ class Judge:
                 return Entry(other, told, (), (), (), branch.state, after), found
         return None
 
+    def _certainly_sent(self, begin: Op, end: Op) -> None:
+        """A host's command whose outcome nobody knows: a Linux host is judged by it in every branch."""
+        if self._hosted is None or begin.f not in _HOST_COMMANDS | {"clear"}:
+            return
+        completed = self._completed(begin, end)
+        branches = []
+        for branch in self._branches or [Branch(self._state)]:
+            found = self._hosted.sent(branch.state, completed)
+            entry = Entry(begin, end, found.judged, found.findings, found.unknown, branch.state, found.state)
+            wrong = branch.wrong + len(_broken(found.findings))
+            branches.append(Branch(found.state, branch.done, (*branch.trail, entry), wrong))
+        if self.convicted:
+            self._state = branches[0].state
+        elif self._branches:
+            self._branches = branches
+        else:
+            self._record(branches[0].trail[0])
+            self._state = branches[0].state
+
     def _forever(self, begin: Op) -> None:
         """An operation that may take effect at any time from now on, or never: it stays open."""
-        if self.convicted or begin.f not in _EFFECTS:
+        if self.convicted or begin.f not in self._effects:
             return
         self._open[begin.op] = begin
         self._late.add(begin.op)
@@ -423,7 +511,7 @@ class Judge:
         failure: tuple[Violation, Branch] | None = None
         for branch in branches:
             if begin.op in branch.done:
-                moved = Branch(branch.state, branch.done - {begin.op}, branch.trail)
+                moved = branch._replace(done=branch.done - {begin.op})
                 self._merge(grown, moved)
                 continue
             seen: set[object] = set()
@@ -439,7 +527,8 @@ class Judge:
                     failure = (violation, current)
                 for moved in after:
                     self._merge(grown, moved)
-                if after and begin.f not in _EFFECTS and self._model.key(after[0].state) == name[0]:
+                looked = after and begin.f not in self._effects and after[0].wrong == current.wrong
+                if looked and self._model.key(after[0].state) == name[0]:
                     continue  # it only looked, so whatever else takes effect may as well come after it
                 for other in self._open.values():
                     if other.op != begin.op and other.op not in current.done:
@@ -451,11 +540,12 @@ class Judge:
     def _take(self, branch: Branch, begin: Op, end: Op) -> tuple[list[Branch], Violation | None]:
         """The branch after the operation with its known end."""
         self._tries += 1
-        found = self._step(branch.state, Completed(end.f, begin.value, end.type, end.value))
+        found = self._step(branch.state, self._completed(begin, end))
         if isinstance(found, Violation):
             return [], found
         entry = Entry(begin, end, found.judged, found.findings, found.unknown, branch.state, found.state)
-        return [Branch(found.state, branch.done, (*branch.trail, entry))], None
+        wrong = branch.wrong + len(_broken(found.findings)) if found.findings else branch.wrong
+        return [Branch(found.state, branch.done, (*branch.trail, entry), wrong)], None
 
     def _early(self, branch: Branch, other: Op) -> list[Branch]:
         """The branches in which the open operation `other` takes effect now."""
@@ -463,11 +553,11 @@ class Judge:
         if end is None and other.op not in self._late:
             self._late.add(other.op)
         if end is None or end.type == "info":
-            if other.f not in _EFFECTS:
+            if other.f not in self._effects:
                 return []
             self._tries += 1
-            states = self._model.possible(branch.state, Completed(other.f, other.value, "info", {}))
-            return [Branch(state, branch.done | {other.op}, branch.trail) for state in states]
+            states = self._model.possible(branch.state, self._completed(other, other._replace(type="info", value={})))
+            return [branch._replace(state=state, done=branch.done | {other.op}) for state in states]
         after, _violation = self._take(branch, other, end)
         return [moved._replace(done=moved.done | {other.op}) for moved in after]
 
@@ -475,13 +565,15 @@ class Judge:
         """Put a branch among those found; equal ones become one, with what both judged alike."""
         name = (self._model.key(branch.state), branch.done)
         known = grown.get(name)
-        if known is None:
+        if known is None or branch.wrong < known.wrong:
             grown[name] = branch
-        elif known.trail != branch.trail:
+        elif branch.wrong == known.wrong and known.trail != branch.trail:
             grown[name] = known._replace(trail=_common([known.trail, branch.trail]))
 
     def _pruned(self, branches: list[Branch]) -> list[Branch]:
         """Without the branches that another one becomes by letting open operations take effect."""
+        fewest = min([branch.wrong for branch in branches], default=0)
+        branches = [branch for branch in branches if branch.wrong == fewest]
         if len(branches) == 1:
             return branches
         dropped: set[int] = set()
@@ -500,7 +592,7 @@ class Judge:
         for missing in sorted(target.done - branch.done):
             todo = [moved for current in todo for moved in self._early(current, self._open[missing])]
         wanted = self._model.key(target.state)
-        return any(self._model.key(moved.state) == wanted for moved in todo)
+        return any(moved.wrong <= target.wrong and self._model.key(moved.state) == wanted for moved in todo)
 
     def _keep(self, branches: list[Branch]) -> None:
         everywhere = frozenset.intersection(*[branch.done for branch in branches]) & self._ended
@@ -631,7 +723,12 @@ def _alike(left: Entry, right: Entry) -> Entry:
     return left._replace(judged=judged, findings=findings, unknown=unknown)
 
 
-_EFFECTS = frozenset(("add", "release", "clear", "answer", "give_back", "store"))
-_CONTEXT_F = _EFFECTS | {"events", "force", "reset"}
+def _broken(findings: Iterable[Violation]) -> list[Violation]:
+    """The rules of a Linux generation that were broken; those of the device's host (DEV) are judged as ever."""
+    return [one for one in findings if one.subject == HOST and one.outcome == "fail" and one.clause[:4] != "DEV-"]
+
+
+_EFFECTS = _MANAGED | {"clear", "answer", "give_back", "store"}
+_CONTEXT_F = _EFFECTS | {"events", "reset", "claim", "use", "unuse", "log", "sysfs"}
 
 __all__ = ["SUBJECT_OF", "BadHistory", "Branch", "Judge", "Limits", "Model", "guest_outcomes"]

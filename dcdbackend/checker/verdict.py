@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..rules import CLAUSES
+from ..linux_rules import EVERY
 
 OUTCOMES = ("pass", "fail", "unknown", "departure", "skipped")
 DEVICE, HOST, MANAGER, WITNESS = "device", "host", "manager", "witness"
@@ -81,11 +81,28 @@ class Verdict:
         demanded = [
             counts
             for (subject, _, clause), counts in self.counts.items()
-            if not subject.startswith(GUEST) and (clause not in CLAUSES or CLAUSES[clause].kind == "must")
+            if not subject.startswith(GUEST) and (clause not in EVERY or EVERY[clause].kind == "must")
         ]
         if self.nothing_judged or any(counts.unknown for counts in demanded):
             return "unknown"
         return "departure" if any(counts.departure for counts in own) else "pass"
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """`subject device clause` of what the controller's own judgement left unknown, be it demanded or permitted."""
+        return tuple(
+            [
+                f"{subject} {device} {clause}"
+                for (subject, device, clause), counts in self.counts.items()
+                if counts.unknown and not subject.startswith(GUEST)
+            ]
+        )
+
+    @property
+    def told(self) -> str:
+        """The outcome as a line begins with it: one that unknowns do not change (permitted clauses) says so."""
+        left = self.unknown if self.outcome in ("pass", "departure") else ()
+        return f"{self.outcome}, {len(left)} clause{'s' if len(left) > 1 else ''} unknown" if left else self.outcome
 
     @property
     def failed(self) -> tuple[Finding, ...]:
@@ -97,6 +114,24 @@ class Verdict:
         """The ids of the departures seen."""
         return frozenset([finding.departure for finding in self.findings if finding.departure is not None])
 
+    def __str__(self) -> str:
+        """What a person wants to read: the outcome and how much it stands on, then what is not a pass."""
+        from .explain import story
+
+        return "\n".join(story(self))
+
+    def joined(self, name: str, other: Verdict) -> Verdict:
+        """This verdict and that of another history of the same run, whose devices are called `name/device` in it."""
+        counts = {
+            (subject, f"{name}/{device}", clause): found for (subject, device, clause), found in other.counts.items()
+        }
+        return Verdict(
+            counts={**self.counts, **counts},
+            findings=(*self.findings, *[found._replace(device=f"{name}/{found.device}") for found in other.findings]),
+            warnings=(*self.warnings, *[f"{name}: {warning}" for warning in other.warnings]),
+            operations=self.operations + other.operations,
+        )
+
     def as_data(self) -> dict[str, Any]:
         """The verdict as JSON data."""
         counts = [
@@ -105,6 +140,7 @@ class Verdict:
         ]
         return {
             "outcome": self.outcome,
+            "unknown": list(self.unknown),
             "nothing_judged": self.nothing_judged,
             "operations": self.operations,
             "counts": counts,

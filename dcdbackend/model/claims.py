@@ -51,6 +51,8 @@ def show_uuid(tag: bytes) -> str:
 
 def reads(host: Host, device: Dax) -> str | None:
     """What daxN.M/uuid reads; None where there is no such file (B27)."""
+    if host.setup.generation.uuid is None:
+        return None
     ages = [piece.age for piece in device.mapped]
     for age in ages:
         for extent in host.extents:

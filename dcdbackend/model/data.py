@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .state import Memory
 
 _DROPPED = 8
-_TELLING = 8  # fewer bytes may be equal by chance
+TELLING = 8  # fewer bytes may be equal by chance
 
 
 def store(state: State, op: Completed) -> Next | Violation:
@@ -154,7 +154,7 @@ def _dropped_clause(state: State, dpa: int) -> str:
 
 def _telling(data: bytes) -> bool:
     """Whether equal bytes cannot be chance: enough of them, and not all the same."""
-    return len(data) >= _TELLING and len(set(data)) > 1
+    return len(data) >= TELLING and len(set(data)) > 1
 
 
 def _write(memory: Memory, dpa: int, data: bytes) -> Memory:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..extents import NULL_TAG, Extent, ExtentSet
 from .state import (
     ADD,
-    FORCED,
     FORMER,
     MAX_U64,
     NULL_HEX,
@@ -32,9 +31,12 @@ if TYPE_CHECKING:
 
     from .state import Memory, Notes, Region, Trace
 
-SUCCESS, INVALID_INPUT, INVALID_HANDLE, INVALID_PA = 0x00, 0x02, 0x0E, 0x0F
+SUCCESS, INVALID_INPUT, UNSUPPORTED, INVALID_HANDLE, INVALID_PA = 0x00, 0x02, 0x03, 0x0E, 0x0F
 INVALID_LENGTH, EXHAUSTED, INVALID_EXTENTS = 0x16, 0x1D, 0x1E
 QEMU_LOG_RECORDS = 8
+_MAX_REGIONS = 8
+_REQUEST_HEAD, _REQUEST_COUNT, _REQUEST_EXTENT = 28, 4, 40
+"""Bytes of 5604h and 5605h: before the count of extents, the count, one extent (CXL r3.1 tables 7-70 and 7-71)."""
 LOG = 4
 
 # Reasons to refuse; the last five are none, but tell more about an answer.
@@ -43,6 +45,9 @@ NOT_OFFERED, ACCEPTED, NOT_HELD, PENDING, NONE = 32, 64, 128, 256, 512
 TOO_MANY, HOST, POLICY, SHORT = 1024, 2048, 4096, 8192
 HANDLE_ORDER, HANDLE_UNKNOWN, NO_OVERFLOW, START = 1 << 14, 1 << 15, 1 << 16, 1 << 17
 LATER_CHAIN, DISORDER, PARTLY, IN_SHADOW, UNSEEN = 1 << 20, 1 << 21, 1 << 22, 1 << 23, 1 << 24
+# Reasons that only a whole device has (`manager`): several hosts, tags, policies, regions, commands it may lack.
+ELSEWHERE, ONE_TAG, KEPT, TAGS, NO_ROOM = 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29
+NOT_SHARABLE, NO_TAG, REGION, IN_USE, BAD_BLOCK, FIXED, OPCODE = [1 << bit for bit in range(30, 37)]
 NO_PLACE = EMPTY_RANGE | WRAPS | OUTSIDE
 
 
@@ -76,6 +81,13 @@ _FM = {
     OUTSIDE: _fault("DEV-2.inside", "an extent is not inside one region", INVALID_PA),
     OFF_BLOCK: _fault("DEV-2.aligned", "an extent is off the region's blocks", INVALID_EXTENTS),
 }
+_ANY = (INVALID_INPUT, INVALID_PA, EXHAUSTED, INVALID_EXTENTS)  # which of them, no rule says
+_REGION = {REGION: _fault("DEV-8.02h-region", "there is no such region", INVALID_INPUT, INVALID_PA)}
+_OPCODE = {OPCODE: _fault("DEV-8.03h-opcode", "the command log does not have it", UNSUPPORTED)}
+_REFERENCE = {
+    **_OPCODE,
+    NO_TAG: _fault("DEV-21.references", "there is nothing of that tag to hold or to let go", INVALID_INPUT),
+}
 REFUSALS: dict[str, dict[int, Fault]] = {
     "answer": {
         **_SHORT,
@@ -94,19 +106,54 @@ REFUSALS: dict[str, dict[int, Fault]] = {
         **_COUNT,
     },
     "add": {
+        **_SHORT,
         **_FM,
         **_SHAPE,
         OVERLAP: _fault("DEV-3.self", "two extents overlap each other", INVALID_EXTENTS),
         ACCEPTED: _fault("DEV-3.accepted", "an extent is accepted", INVALID_EXTENTS, code_clause="DEV-8.1Eh-add"),
         PENDING: _fault("DEV-3.pending", "an extent is pending", INVALID_EXTENTS, code_clause="DEV-8.1Eh-add"),
         **_COUNT,
+        **_REGION,
+        NOT_SHARABLE: _fault("DEV-13.shared", "the region is not sharable", INVALID_INPUT),
+        NO_TAG: _fault("DEV-13.shared", "no other host has an allocation of that tag", INVALID_INPUT),
+        ELSEWHERE: _fault("DEV-15.exclusive", "another host has an extent of it", *_ANY),
+        ONE_TAG: _fault("DEV-15.one-tag", "the tag names another allocation, or the capacity has another tag", *_ANY),
+        KEPT: _fault("DEV-21.kept", "a referenced tag keeps that capacity", *_ANY),
+        TAGS: _fault("DEV-19.tags", "more tags than the device can track", EXHAUSTED),
+        NO_ROOM: _fault("DEV-8.1Dh-room", "the region has not that much free", EXHAUSTED),
     },
     "release": {
+        **_SHORT,
         **_FM,
         **_SHAPE,
         OVERLAP: _fault("DEV-8.1Eh-overlap", "two extents overlap each other", INVALID_EXTENTS),
         PENDING: _fault("DEV-8.0Fh-pending", "an extent is pending", INVALID_PA),
         NOT_HELD: _fault("DEV-8.0Fh-held", "an extent is not wholly accepted", INVALID_PA),
+        NO_TAG: _fault("DEV-13.removal", "the host holds nothing of that tag", INVALID_INPUT, INVALID_PA),
+    },
+    "force": {
+        **_SHORT,
+        **_FM,
+        **_SHAPE,
+        OVERLAP: _fault("DEV-8.1Eh-overlap", "two extents overlap each other", INVALID_EXTENTS),
+        NOT_HELD: _fault("DEV-8.0Fh-held", "an extent is neither wholly accepted nor wholly pending", INVALID_PA),
+        NO_TAG: _fault("DEV-13.removal", "the host has nothing of that tag", INVALID_INPUT, INVALID_PA),
+    },
+    "set_region": {
+        **_REGION,
+        BAD_BLOCK: _fault("DEV-18.block", "no region can have that block size", INVALID_INPUT, UNSUPPORTED),
+        IN_USE: _fault("DEV-18.empty", "the region is in use", UNSUPPORTED, code_clause="DEV-8.03h-region"),
+        FIXED: _fault("DEV-8.03h-region", "its sanitize flag cannot be changed", UNSUPPORTED),
+    },
+    "add_reference": _REFERENCE,
+    "remove_reference": _REFERENCE,
+    "list_tags": {
+        **_OPCODE,
+        START: _fault("DEV-8.02h-start", "the start index is past the end", INVALID_INPUT),
+    },
+    "fm_extents": {
+        HOST: _fault("DEV-8.02h-host", "the device does not serve that host", INVALID_INPUT),
+        START: _fault("DEV-8.02h-start", "the start index is past the end", INVALID_INPUT),
     },
     "clear": {
         **_SHORT,
@@ -155,7 +202,7 @@ _ANY_SHAPE = frozenset((INVALID_INPUT, INVALID_PA, INVALID_EXTENTS))
 LEGAL = Decision(0, _NO_CODES)
 
 
-def _decision(f: str, faults: int, unsure: int = 0, more: frozenset[int] = _NO_CODES) -> Decision:
+def decision(f: str, faults: int, unsure: int = 0, more: frozenset[int] = _NO_CODES) -> Decision:
     """The decision of all the bits found."""
     if not (faults | unsure) and not more:
         return LEGAL
@@ -191,7 +238,7 @@ def shape(config: Config, start: int, length: int) -> int:
     return WRAPS if end > MAX_U64 else OUTSIDE
 
 
-def _overlapping(ranges: Iterable[Sequence[int]]) -> bool:
+def overlapping(ranges: Iterable[Sequence[int]]) -> bool:
     """Whether two of the ranges that have a length overlap each other."""
     reached = -1
     ordered = True
@@ -217,10 +264,10 @@ def decide_answer(state: State, flags: int, ranges: Sequence[Sequence[int]]) -> 
     guest = state.config.view == "guest"
     if not ranges:
         if guest and (chain is None or chain.gap):
-            return _decision("answer", 0, NOT_OFFERED)
+            return decision("answer", 0, NOT_OFFERED)
         return LEGAL if chain else Decision(0, _ANY_SHAPE)
     faults, host = _answered(state, chain, ranges)
-    if len(ranges) > 1 and _overlapping(ranges):
+    if len(ranges) > 1 and overlapping(ranges):
         faults |= OVERLAP
         host = (host | OVERLAP) & ~DISORDER
     faults |= _too_many(state, len(state.accepted) + len(ranges))
@@ -230,7 +277,7 @@ def decide_answer(state: State, flags: int, ranges: Sequence[Sequence[int]]) -> 
     more = _ANY_SHAPE if host & DISORDER or (chain is not None and chain.gap) else _NO_CODES
     if not (faults or host or more):
         return LEGAL
-    return _decision("answer", faults & ~unsure, unsure, more)._replace(host=host)
+    return decision("answer", faults & ~unsure, unsure, more)._replace(host=host)
 
 
 def _answered(state: State, chain: Chain | None, ranges: Sequence[Sequence[int]]) -> tuple[int, int]:
@@ -293,7 +340,7 @@ def _too_many(state: State, extents: int) -> int:
 def decide_give_back(state: State, ranges: Sequence[Sequence[int]]) -> Decision:
     """4803h (CXL r3.1 8.2.9.9.9.4): DEV-7, DEV-8."""
     if not ranges:
-        return _decision("give_back", NONE)
+        return decision("give_back", NONE)
     config, accepted, pending = state.config, state.accepted, state.pending
     faults = 0
     splits = 0
@@ -309,12 +356,12 @@ def decide_give_back(state: State, ranges: Sequence[Sequence[int]]) -> Decision:
             elif start > held.start and start + length < held.end:
                 splits += 1
         faults |= wrong
-    if len(ranges) > 1 and _overlapping(ranges):
+    if len(ranges) > 1 and overlapping(ranges):
         faults |= OVERLAP
     unsure = _too_many(state, len(accepted) + splits) if splits else 0
     if not (faults or unsure):
         return LEGAL
-    found = _decision("give_back", faults & ~PENDING, unsure)
+    found = decision("give_back", faults & ~PENDING, unsure)
     return found._replace(host=faults & ~NOT_HELD if faults & PENDING else faults)
 
 
@@ -330,7 +377,7 @@ def decide_add(state: State, sent: dict[str, Any], extents: Sequence[Extent]) ->
             if pending.overlaps(start, length):
                 wrong |= PENDING
         faults |= wrong
-    if len(extents) > 1 and _overlapping([(extent.start, extent.length) for extent in extents]):
+    if len(extents) > 1 and overlapping([(extent.start, extent.length) for extent in extents]):
         faults |= OVERLAP
     return _manager_decision(state, "add", sent, extents, faults)
 
@@ -344,7 +391,7 @@ def decide_release(state: State, sent: dict[str, Any], extents: Sequence[Extent]
         if not wrong & NO_PLACE and not accepted.covers(start, length):
             wrong |= PENDING if pending.overlaps(start, length) else NOT_HELD
         faults |= wrong
-    if len(extents) > 1 and _overlapping([(extent.start, extent.length) for extent in extents]):
+    if len(extents) > 1 and overlapping([(extent.start, extent.length) for extent in extents]):
         faults |= OVERLAP
     return _manager_decision(state, "release", sent, extents, faults)
 
@@ -352,6 +399,7 @@ def decide_release(state: State, sent: dict[str, Any], extents: Sequence[Extent]
 def _manager_decision(state: State, f: str, sent: dict[str, Any], extents: Sequence[Extent], faults: int) -> Decision:
     """The faults with those of the request as a whole: region, host, policy, count."""
     config = state.config
+    faults |= short_request(sent)
     if sent["host_id"] not in config.limits.hosts:
         faults |= HOST
     if sent["via"] == "qmp":
@@ -370,7 +418,20 @@ def _manager_decision(state: State, f: str, sent: dict[str, Any], extents: Seque
     more = frozenset((INVALID_INPUT,)) if not extents else _NO_CODES
     if sent["policy"] != "prescriptive":
         unsure |= POLICY
-    return _decision(f, faults, unsure, more)
+    return decision(f, faults, unsure, more)
+
+
+def short_request(sent: dict[str, Any]) -> int:
+    """SHORT where a fabric manager's own bytes (`raw`) end before their extents do; else 0."""
+    if "raw" not in sent:
+        return 0
+    data = bytes.fromhex(sent["raw"])
+    end = _REQUEST_HEAD + _REQUEST_COUNT
+    if len(data) == _REQUEST_HEAD and sent["policy"] != "prescriptive":
+        return 0
+    if len(data) < end:
+        return SHORT
+    return SHORT if len(data) < end + _REQUEST_EXTENT * int.from_bytes(data[_REQUEST_HEAD:end], "little") else 0
 
 
 def manager_extents(state: State, sent: dict[str, Any]) -> tuple[Extent, ...]:
@@ -400,7 +461,7 @@ def decide_clear(state: State, flags: int, handles: Sequence[int]) -> Decision:
     if flags & 1:
         if state.notes.overflow:
             return LEGAL
-        return _decision("clear", *((0, NO_OVERFLOW) if guest else (NO_OVERFLOW, 0)))
+        return decision("clear", *((0, NO_OVERFLOW) if guest else (NO_OVERFLOW, 0)))
     if not handles:
         return Decision(0, frozenset((INVALID_INPUT,)))
     known = [record.handle for record in log]
@@ -415,7 +476,7 @@ def decide_clear(state: State, flags: int, handles: Sequence[int]) -> Decision:
             continue
         fault = HANDLE_ORDER if handle and handle in known else HANDLE_UNKNOWN
         break
-    return _decision("clear", fault, unsure)
+    return decision("clear", fault, unsure)
 
 
 def deadly(state: State, f: str, sent: dict[str, Any]) -> str | None:
@@ -424,6 +485,9 @@ def deadly(state: State, f: str, sent: dict[str, Any]) -> str | None:
     if f == "answer" and "QEMU-empty-answer" in known:
         _flags, ranges, short = read_ranges(sent)
         return "QEMU-empty-answer" if not (ranges or short or state.chains) else None
+    if sent.get("via") == "fm":
+        found = _deadly_by_fm(state, f, sent)
+        return found if found in known else None
     if f not in ("add", "release") or "QEMU-qmp-wraps" not in known or sent["via"] != "qmp":
         return None
     number = sent["region"]
@@ -439,11 +503,23 @@ def deadly(state: State, f: str, sent: dict[str, Any]) -> str | None:
     return None
 
 
+def _deadly_by_fm(state: State, f: str, sent: dict[str, Any]) -> str | None:
+    """`deadly` for a fabric manager's command, known or not."""
+    if f == "set_region":
+        return "QEMU-fm-region" if len(state.config.regions) <= sent["region"] < _MAX_REGIONS else None
+    if f != "add" or sent["policy"] != "prescriptive":
+        return None
+    if any(found["dpa"] + found["length"] > MAX_U64 + 1 for found in sent["extents"]):
+        return "QEMU-fm-wraps"
+    counted = bytes.fromhex(sent["raw"])[_REQUEST_HEAD : _REQUEST_HEAD + _REQUEST_COUNT] if "raw" in sent else b""
+    return "QEMU-fm-nothing" if not (sent["extents"] or any(counted)) else None
+
+
 def decide_extents(state: State, start: int) -> Decision:
     """4801h (CXL r3.1 8.2.9.9.9.2): DEV-8, DEV-10."""
     if start <= len(state.accepted):
         return LEGAL
-    return _decision("extents", START)
+    return decision("extents", START)
 
 
 # ---- what a command that succeeds does
@@ -473,18 +549,20 @@ def apply_release(state: State, sent: dict[str, Any], extents: Sequence[Extent])
     """The request queued, nothing else (DEV-11)."""
     if not extents:
         return state
+    return queue(ask(state, extents), RELEASE, sent, extents)
+
+
+def ask(state: State, extents: Sequence[Extent]) -> State:
+    """The extents asked back, before any record tells the host."""
     asked = state.notes.asked
     for extent in extents:
         asked = asked.discard_range(extent.start, extent.length).add(extent)
     requested = Recent("DEV-11.request", "accepted", tuple([(extent.start, extent.length) for extent in extents]))
-    state = state._replace(notes=state.notes._replace(asked=asked), trace=remember(state.trace, requested))
-    forced = sent.get("forced") and "QEMU-forced" not in state.config.departures
-    return queue(state, FORCED if forced else RELEASE, sent, extents)
+    return state._replace(notes=state.notes._replace(asked=asked), trace=remember(state.trace, requested))
 
 
 def queue(state: State, kind: int, sent: dict[str, Any], extents: Sequence[Extent]) -> State:
     """The records of a request at the log's end; past the log's room they are lost, and the loss is counted."""
-    config, log = state.config, state.log
     host_id = sent["host_id"]
     used = len(state.accepted) + len(state.pending)
     last = len(extents) - 1
@@ -493,9 +571,19 @@ def queue(state: State, kind: int, sent: dict[str, Any], extents: Sequence[Exten
     for at, (start, length, tag, sequence) in enumerate(extents):
         text = given or (NULL_HEX if tag is NULL_TAG else tag.hex())
         records.append(Record(0, kind, at < last, host_id, start, length, text, sequence, used))
+    return push(state, kind, records)
+
+
+def log_room(config: Config) -> int | None:
+    """How many records the log is known to hold; None: not known."""
     room = config.limits.log_records
-    if room is None and "QEMU-log" in config.departures:
-        room = QEMU_LOG_RECORDS
+    return QEMU_LOG_RECORDS if room is None and "QEMU-log" in config.departures else room
+
+
+def push(state: State, kind: int, records: list[Record]) -> State:
+    """Records at the log's end, as far as it has room; the rest is lost, and of an offer the host then knows a part."""
+    config, log = state.config, state.log
+    room = log_room(config)
     notes, chains = state.notes, state.chains
     if room is not None and len(log) + len(records) > room:
         kept = max(room - len(log), 0)
@@ -547,7 +635,7 @@ def apply_answer(state: State, flags: int, ranges: Sequence[Sequence[int]]) -> S
         offered_bytes += extent.length
     notes = state.notes
     if named:
-        notes = _list_changed(notes)
+        notes = list_changed(notes)
         if trace.scan is not None or trace.dropped:
             trace = trace._replace(scan=None, dropped=())
     if size != offered_bytes:
@@ -562,6 +650,25 @@ def apply_answer(state: State, flags: int, ranges: Sequence[Sequence[int]]) -> S
 
 def apply_give_back(state: State, ranges: Sequence[Sequence[int]]) -> State:
     """What the ranges name is free; an extent that they cut is split (DEV-7)."""
+    after = vacate(state, ranges)
+    freed = Recent("DEV-7.freed", "free", tuple([(pair[0], pair[1]) for pair in ranges]))
+    trace = remember(after.trace, freed)
+    if trace.scan is not None:
+        trace = trace._replace(scan=None)
+    return State(
+        state.config,
+        after.accepted,
+        state.pending,
+        state.chains,
+        state.log,
+        after.memory,
+        list_changed(after.notes),
+        trace,
+    )
+
+
+def vacate(state: State, ranges: Sequence[Sequence[int]]) -> State:
+    """The state without what the ranges name of the accepted extents; whoever took it knows why."""
     accepted, memory, notes, trace = state.accepted, state.memory, state.notes, state.trace
     asked = notes.asked
     rest: list[tuple[int, int]] = []
@@ -580,12 +687,8 @@ def apply_give_back(state: State, ranges: Sequence[Sequence[int]]) -> State:
             memory = memory.discard_range(start, length)
     if asked is not notes.asked:
         notes = notes._replace(asked=asked)
-    notes = _list_changed(notes)
-    freed = Recent("DEV-7.freed", "free", tuple([(pair[0], pair[1]) for pair in ranges]))
-    news = (Recent("DEV-7.rest", "accepted", tuple(rest)), freed) if rest else (freed,)
-    trace = remember(trace, *news)
-    if trace.scan is not None:
-        trace = trace._replace(scan=None)
+    if rest:
+        trace = remember(trace, Recent("DEV-7.rest", "accepted", tuple(rest)))
     return State(state.config, accepted, state.pending, state.chains, state.log, memory, notes, trace)
 
 
@@ -609,7 +712,8 @@ def apply_clear(state: State, flags: int, handles: Sequence[int]) -> State:
     )
 
 
-def _list_changed(notes: Notes) -> Notes:
+def list_changed(notes: Notes) -> Notes:
+    """The notes after a change of the list of accepted extents."""
     return notes if notes.changed else notes._replace(changed=True)
 
 
@@ -661,12 +765,12 @@ def decide(state: State, f: str, sent: dict[str, Any]) -> Decision:
     if f in ("answer", "give_back"):
         flags, ranges, short = read_ranges(sent)
         if short:
-            return _decision(f, short)
+            return decision(f, short)
         found = decide_answer(state, flags, ranges) if f == "answer" else decide_give_back(state, ranges)
     elif f == "clear":
         log, flags, handles, short = read_handles(sent)
         if short:
-            return _decision(f, short)
+            return decision(f, short)
         found = decide_clear(state, flags, handles) if log == LOG else LEGAL
     elif f == "extents":
         return decide_extents(state, sent["start"])

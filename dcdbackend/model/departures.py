@@ -37,11 +37,17 @@ _OLDEST = "10.0"
 """The oldest release that was measured (10.0.2). What it does not have is taken to begin with the next one."""
 _BOTH = "measured on QEMU 10.0.2 and 11.1.3"
 _NOT_10_0 = "measured on QEMU 11.1.3; 10.0.2 does not have it; versions between them were not measured"
-_BY_FM_API = "measured on QEMU 11.1.3 over FM-API, which 10.0.2 does not have: there it cannot be seen"
+_BY_FM = "measured on QEMU 11.1.3 over FM-API, which 10.0.2 does not have: there it cannot be seen"
 
 _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("QEMU-qmp-wraps", "DEV-9.alive", "an extent over QMP whose offset + length reaches 2^64 kills it", _BOTH),
     ("QEMU-empty-answer", "DEV-9.alive", "an empty 4802h while nothing is pending kills it", _BOTH),
+    ("QEMU-fm-nothing", "DEV-9.alive", "a prescriptive 5604h of no extents, or cut before its count, kills it", _BY_FM),
+    ("QEMU-fm-wraps", "DEV-9.alive", "a 5604h of an extent that passes 2^64 kills it", _BY_FM),
+    ("QEMU-fm-region", "DEV-9.alive", "5602h of a region below 8 that it does not have kills it", _BY_FM),
+    ("QEMU-fm-empty", "DEV-2.nonempty", "5604h and 5605h take an extent without length", _BY_FM),
+    ("QEMU-fm-short", "DEV-8.16h", "5604h and 5605h read on where their payload ends before its extents", _BY_FM),
+    ("QEMU-fm-host", "DEV-8.02h-host", "a host id in a 5604h or 5605h is not checked", _BY_FM),
     ("QEMU-release-nothing", "DEV-2.nonempty", "4803h of a range without length succeeds", _BOTH),
     ("QEMU-add-full", "DEV-8.1Dh", "an add over QMP of more extents than it supports is offered", _BOTH),
     ("QEMU-counts-twice", "DEV-8.served", "4802h counts offered extents twice: the last of 512 get 1Dh", _NOT_10_0),
@@ -49,7 +55,7 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("QEMU-list-pending", "DEV-10.extents", "a list page has an empty entry for each pending extent", _NOT_10_0),
     ("QEMU-log", "DEV-4.whole", "the event log holds 8 records: what a longer chain has more is lost", _BOTH),
     ("QEMU-severity", "DEV-4.severity", "a record's severity is 01b (warning), not 00b (informational)", _BOTH),
-    ("QEMU-tag", "DEV-10.tag", "tag and sequence are forgotten when the host accepts", _BY_FM_API),
+    ("QEMU-tag", "DEV-10.tag", "tag and sequence are forgotten when the host accepts", _BY_FM),
     ("QEMU-generation", "DEV-10.generation-changes", "the list's generation number stays 0", _BOTH),
     ("QEMU-answer-more", "DEV-6.more", "an answer's own More flag is ignored: it settles the chain", _BOTH),
     ("QEMU-clear-code", "DEV-16.clear-order", "0101h out of order gives 02h, not 0Eh", _BOTH),
@@ -61,9 +67,9 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("QEMU-host-id", "DEV-20.host", "a host id given over QMP does not reach the record, which says 0", _NOT_10_0),
     ("QEMU-forced", "DEV-12.taken", "a forced release is refused, or sent as an ordinary request", _BOTH),
     ("QEMU-sanitize", "DEV-14.cleared", "a request to sanitize is accepted and ignored", _BOTH),
-    ("QEMU-tags-supported", "DEV-19.tags", "0 tags are supported by report, yet tags are taken", _BY_FM_API),
+    ("QEMU-tags-supported", "DEV-19.tags", "0 tags are supported by report, yet tags are taken", _BY_FM),
 )
-_CRASHES = frozenset(("QEMU-qmp-wraps", "QEMU-empty-answer"))
+_CRASHES = frozenset(("QEMU-qmp-wraps", "QEMU-empty-answer", "QEMU-fm-nothing", "QEMU-fm-wraps", "QEMU-fm-region"))
 
 DEPARTURES: dict[str, Departure] = {
     name: Departure(

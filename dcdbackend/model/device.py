@@ -8,6 +8,9 @@ and the model goes on. It is not a simulator: nothing is chosen here.
 Two views of one model: "device" sees managers and hosts; "guest" sees one host's mailbox only, learns offers from
 records, and leaves unjudged what it cannot know. An operation whose outcome nobody knows (`info`) is for the checker
 (`possible`): a single state cannot hold it.
+
+It knows one host and requests that name their extents. Several hosts, what a device chooses by itself, forced release
+and the rest of a manager's commands are `whole`'s, which the guest does not import; it steps through this module.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ from .decide import (
     LOG,
     NO_OVERFLOW,
     PARTLY,
-    PENDING,
     REFUSALS,
+    SHORT,
     TOO_MANY,
     UNSEEN,
     Decision,
@@ -101,8 +104,8 @@ __all__ = [
     "step",
 ]
 
-_ANSWERED = ("DEV-9.answers",)
-_SERVED = ("DEV-9.answers", "DEV-8.served")
+ANSWERED = ("DEV-9.answers",)
+SERVED = ("DEV-9.answers", "DEV-8.served")
 _HELD_BY_HOST: dict[tuple[str, int, bool], tuple[str, ...]] = {
     ("answer", 0, False): ("DEV-6.none",),
     ("answer", 0, True): ("DEV-6.none",),
@@ -136,8 +139,8 @@ def step(state: State, op: Completed) -> Next | Violation:
     judge = _STEPS.get(op.f)
     if judge is None:
         return Next(state)
-    if state.notes.lost and op.f not in _ALWAYS:
-        return Next(state, (), (), _UNKNOWN.get(op.f, ()))
+    if state.notes.lost and op.f not in ALWAYS:
+        return Next(state, (), (), UNKNOWN.get(op.f, ()))
     if op.type == "info":
         return _unknown_end(state, op)
     return judge(state, op)
@@ -145,7 +148,7 @@ def step(state: State, op: Completed) -> Next | Violation:
 
 def _unknown_end(state: State, op: Completed) -> Next:
     """The end of an operation whose outcome nobody knows, for a consumer that holds one state only."""
-    if op.f in _EFFECTS:
+    if op.f in EFFECTS:
         state = lose(state, f"the outcome of {op.f} is not known")
     elif op.f == "store":
         state = data.unknown_store(state, op)
@@ -156,10 +159,8 @@ def possible(state: State, op: Completed) -> tuple[State, ...]:
     """The states that `op` may have led to if it took effect, whatever its end would have been; () if none."""
     if op.f == "store":
         return (data.unknown_store(state, op),)
-    if op.f not in _EFFECTS:
+    if op.f not in EFFECTS:
         return ()
-    if op.f in ("release", "force") and op.sent.get("forced"):
-        return (lose(state, "a forced release is not modelled"),)
     decision = decide(state, op.f, op.sent)
     if decision.faults:
         return ()
@@ -173,7 +174,7 @@ def follow(state: State, op: Completed) -> State:
 
     It takes the device's word, as far as that makes a state at all.
     """
-    if op.type != "ok" or op.f not in _EFFECTS:
+    if op.type != "ok" or op.f not in EFFECTS:
         return state
     if op.f in ("add", "release"):
         extents = manager_extents(state, op.sent)
@@ -250,42 +251,42 @@ def _host_command(
         if decision.faults == EMPTY_RANGE and f == "give_back" and "QEMU-release-nothing" in state.config.departures:
             text = "a release of a range without length succeeded"
             findings = (*findings, departed("QEMU-release-nothing", "DEV-2.nonempty", text, op))
-            return Next(apply_give_back(state, [pair for pair in ranges if pair[1]]), held + _ANSWERED, findings)
+            return Next(apply_give_back(state, [pair for pair in ranges if pair[1]]), held + ANSWERED, findings)
         if decision.faults:
-            return _wrongly_served(state, op, decision)._replace(also=findings, judged=held)
+            return wrongly_served(state, op, decision)._replace(also=findings, judged=held)
         if decision.unsure:
             lost = lose(state, "a command succeeded that concerns what was not seen")
             unsure += tuple([found.clause for found in findings if found.clause == "DEV-6.inside"])
             findings = tuple([found for found in findings if found.clause not in unsure])
-            return Next(lost, held + _ANSWERED, findings, (_UNKNOWN_CLAUSE[f], *unsure))
-        return Next(after(), held + (_SERVED if f == "answer" else _given(state, ranges)), findings)
+            return Next(lost, held + ANSWERED, findings, (_UNKNOWN_CLAUSE[f], *unsure))
+        return Next(after(), held + (SERVED if f == "answer" else _given(state, ranges)), findings)
     if decision.faults & IN_SHADOW and op.received["rc"] in decision.codes:
         text = "an answer that goes on after More was refused: the first one had settled the chain"
         findings = (*findings, departed("QEMU-answer-more", "DEV-6.more", text, op))
-        return Next(state, held + _ANSWERED, findings)
+        return Next(state, held + ANSWERED, findings)
     if op.received["rc"] == EXHAUSTED and not decision.faults:
         full = _full(state, op, len(ranges))
         if full is not None:
             return full._replace(judged=held + full.judged, findings=findings + full.findings)
-    wrong = _wrongly_refused(state, op, decision)
+    wrong = wrongly_refused(state, op, decision)
     if wrong is not None:
         return wrong._replace(also=findings, judged=held)
-    unchanged = _unchanged(state, f, ranges)
+    same = unchanged(state, f, ranges)
     if decision.unsure:
-        return Next(unchanged, held + _ANSWERED, findings, (_UNKNOWN_CLAUSE[f], *unsure))
-    return Next(unchanged, held + _refused(f, decision), findings, unsure)
+        return Next(same, held + ANSWERED, findings, (_UNKNOWN_CLAUSE[f], *unsure))
+    return Next(same, held + refused(f, decision), findings, unsure)
 
 
 def _full(state: State, op: Completed, more: int) -> Next | None:
     """1Dh where the rules see room: not known how much there is, or counted wrongly in a known way; None if neither."""
     supported = supported_extents(state)
     if supported is None:
-        return Next(state, _ANSWERED, (), ("DEV-8.1Dh",))
+        return Next(state, ANSWERED, (), ("DEV-8.1Dh",))
     known = "QEMU-counts-twice" in state.config.departures
     if not known or len(state.accepted) + len(state.pending) + more <= supported:
         return None
     text = f"{len(state.accepted)} extents and {more} more are {supported} at most, and it got 1Dh"
-    return Next(state, _ANSWERED, (departed("QEMU-counts-twice", "DEV-8.served", text, op),))
+    return Next(state, ANSWERED, (departed("QEMU-counts-twice", "DEV-8.served", text, op),))
 
 
 def _breaches(
@@ -320,15 +321,15 @@ def _given(state: State, ranges: Ranges) -> tuple[str, ...]:
         elif extent.start < start or end < extent.end:
             part = True
     if not (part or span):
-        return _SERVED
-    return _SERVED + (("DEV-7.part",) if part else ()) + (("DEV-7.span",) if span else ())
+        return SERVED
+    return SERVED + (("DEV-7.part",) if part else ()) + (("DEV-7.span",) if span else ())
 
 
 def _clear(state: State, op: Completed) -> Next | Violation:
     """0101h: DEV-16. Other logs than 4 are not judged."""
     log, flags, handles, short = read_handles(op.sent)
     if log != LOG:
-        return Next(state, _ANSWERED)
+        return Next(state, ANSWERED)
     decision = decide(state, "clear", op.sent) if short else decide_clear(state, flags, handles)
     known = state.config.departures
     if op.type == "fail":
@@ -336,28 +337,28 @@ def _clear(state: State, op: Completed) -> Next | Violation:
         if late and INVALID_INPUT not in decision.codes and "QEMU-clear-code" in known:
             text = "handles out of order got 02h, not 0Eh"
             found = departed("QEMU-clear-code", "DEV-16.clear-order", text, op)
-            return Next(_unchanged(state, "clear", ()), _ANSWERED, (found,))
-        wrong = _wrongly_refused(state, op, decision)
+            return Next(unchanged(state, "clear", ()), ANSWERED, (found,))
+        wrong = wrongly_refused(state, op, decision)
         if wrong is not None:
             return wrong
-        after = _unchanged(state, "clear", ())
+        after = unchanged(state, "clear", ())
         if decision.unsure:
-            return Next(after, _ANSWERED, (), (_UNKNOWN_CLAUSE["clear"],))
-        return Next(after, _refused("clear", decision))
+            return Next(after, ANSWERED, (), (_UNKNOWN_CLAUSE["clear"],))
+        return Next(after, refused("clear", decision))
     if decision.faults & NO_OVERFLOW and "QEMU-clear-all" in known:
         text = "Clear All without an overflow succeeded, and must get 02h"
-        return Next(state, _ANSWERED, (departed("QEMU-clear-all", "DEV-16.clear-all", text, op),))
+        return Next(state, ANSWERED, (departed("QEMU-clear-all", "DEV-16.clear-all", text, op),))
     if decision.faults & HANDLE_UNKNOWN and "QEMU-clear-beyond" in known:
         held = [entry.handle for entry in state.log]
         if held == list(handles[: len(held)]):
             text = "a handle past the last record was accepted, and must get 0Eh"
             found = departed("QEMU-clear-beyond", "DEV-16.clear-unknown", text, op)
-            return Next(apply_clear(state, 0, handles), _ANSWERED, (found,))
+            return Next(apply_clear(state, 0, handles), ANSWERED, (found,))
     if decision.faults:
-        return _wrongly_served(state, op, decision)
+        return wrongly_served(state, op, decision)
     if flags & 1 and "QEMU-clear-all" in known:
-        return Next(state._replace(notes=state.notes._replace(cleared_all=True)), _SERVED)
-    return Next(apply_clear(state, flags, handles), _SERVED)
+        return Next(state._replace(notes=state.notes._replace(cleared_all=True)), SERVED)
+    return Next(apply_clear(state, flags, handles), SERVED)
 
 
 def _add(state: State, op: Completed) -> Next | Violation:
@@ -370,29 +371,12 @@ def _add(state: State, op: Completed) -> Next | Violation:
 def _release(state: State, op: Completed) -> Next | Violation:
     """A manager's release request: accepted only if legal, and nothing else changes (DEV-8, DEV-11)."""
     extents = manager_extents(state, op.sent)
-    if op.sent.get("forced"):
-        return _forced(state, op, extents)
     again = any(state.notes.asked.overlaps(extent.start, extent.length) for extent in extents)
     decision = decide_release(state, op.sent, extents)
     found = _manager(state, op, decision, extents, lambda: apply_release(state, op.sent, extents))
     if again and op.type == "ok" and isinstance(found, Next):
         return found._replace(judged=(*found.judged, "DEV-11.again"))
     return found
-
-
-def _forced(state: State, op: Completed, extents: tuple[Extent, ...]) -> Next | Violation:
-    """Forced release (DEV-12): only its known departures are modelled so far."""
-    if "QEMU-forced" not in state.config.departures:
-        decision = decide_release(state, op.sent, extents)
-        if op.type == "fail" and extents and not (decision.faults & ~PENDING or decision.unsure):
-            return fail("DEV-12.taken", f"a forced release was refused: {op.received.get('desc', '')}", op)
-        if op.type == "fail":
-            return Next(state, _ANSWERED, (), ("DEV-12.taken",))
-        return Next(lose(state, "a forced release is not modelled"), _ANSWERED, (), ("DEV-12.taken",))
-    text = "refused" if op.type == "fail" else "sent as an ordinary request, and nothing was taken"
-    found = departed("QEMU-forced", "DEV-12.taken", f"a forced release was {text}", op)
-    after = state if op.type == "fail" else apply_release(state, op.sent, extents)
-    return Next(after, _ANSWERED, (found,))
 
 
 def _manager(
@@ -402,24 +386,32 @@ def _manager(
     f = op.f
     if op.type == "ok":
         if decision.faults:
-            known = _served_by_qmp(state, op, decision.faults)
-            return Next(after(), _ANSWERED, known) if known else _wrongly_served(state, op, decision)
+            known = served_wrongly(state, op, decision.faults)
+            if known and decision.faults & UNREAD:
+                return Next(lose(state, "what a departed device made of the request is not known"), ANSWERED, known)
+            return Next(after(), ANSWERED, known) if known else wrongly_served(state, op, decision)
         if decision.unsure and extents:
             lost = lose(state, f"policy {op.sent['policy']} was served: what it chose is not known")
-            return Next(lost, _ANSWERED, (), (_UNKNOWN_CLAUSE[f],))
-        return Next(after(), _SERVED)
-    wrong = _wrongly_refused(state, op, decision)
+            return Next(lost, ANSWERED, (), (_UNKNOWN_CLAUSE[f],))
+        return Next(after(), SERVED)
+    wrong = wrongly_refused(state, op, decision)
     if wrong is not None:
         return wrong
     ranges = [(extent.start, extent.length) for extent in extents]
     if decision.unsure:
-        return Next(_unchanged(state, f, ranges), _ANSWERED, (), (_UNKNOWN_CLAUSE[f],))
-    return Next(_unchanged(state, f, ranges), _refused(f, decision))
+        return Next(unchanged(state, f, ranges), ANSWERED, (), (_UNKNOWN_CLAUSE[f],))
+    return Next(unchanged(state, f, ranges), refused(f, decision))
 
 
-def _served_by_qmp(state: State, op: Completed, faults: int) -> tuple[Violation, ...]:
-    """The departures that explain why a request over QMP was accepted in spite of these faults; () if they do not."""
-    if op.sent["via"] != "qmp" or faults & ~(HOST | TOO_MANY):
+UNREAD = EMPTY_RANGE | SHORT
+"""Faults of a request that leave open what a device offers which serves it all the same."""
+
+
+def served_wrongly(state: State, op: Completed, faults: int) -> tuple[Violation, ...]:
+    """The departures that explain why a request was accepted in spite of these faults; () if they do not."""
+    if op.sent["via"] == "fm":
+        return _served_by_fm(state, op, faults)
+    if faults & ~(HOST | TOO_MANY):
         return ()
     found: list[Violation] = []
     if faults & HOST:
@@ -428,6 +420,23 @@ def _served_by_qmp(state: State, op: Completed, faults: int) -> tuple[Violation,
     if faults & TOO_MANY:
         text = f"more extents than the {supported_extents(state)} supported were accepted for an offer"
         found.append(departed("QEMU-add-full", "DEV-8.1Dh", text, op))
+    known = state.config.departures
+    return tuple(found) if all(violation.departure in known for violation in found) else ()
+
+
+def _served_by_fm(state: State, op: Completed, faults: int) -> tuple[Violation, ...]:
+    if faults & ~(HOST | UNREAD):
+        return ()
+    found: list[Violation] = []
+    if faults & HOST:
+        text = f"host {op.sent['host_id']} is not served, and the request was accepted"
+        found.append(departed("QEMU-fm-host", "DEV-8.02h-host", text, op))
+    if faults & EMPTY_RANGE:
+        text = "a request with an extent without length was accepted"
+        found.append(departed("QEMU-fm-empty", "DEV-2.nonempty", text, op))
+    if faults & SHORT:
+        text = f"{len(op.sent['raw']) // 2} bytes, too few for the extents counted in them, were accepted"
+        found.append(departed("QEMU-fm-short", "DEV-8.16h", text, op))
     known = state.config.departures
     return tuple(found) if all(violation.departure in known for violation in found) else ()
 
@@ -442,7 +451,8 @@ def _first(f: str, faults: int) -> Fault:
     raise KeyError(f"no row of REFUSALS[{f!r}] for {faults:#x}")
 
 
-def _wrongly_served(state: State, op: Completed, decision: Decision) -> Violation:
+def wrongly_served(state: State, op: Completed, decision: Decision) -> Violation:
+    """A success of what must be refused."""
     fault = _first(op.f, decision.faults)
     return fail(
         fault.clause,
@@ -453,8 +463,12 @@ def _wrongly_served(state: State, op: Completed, decision: Decision) -> Violatio
     )
 
 
-def _wrongly_refused(state: State, op: Completed, decision: Decision) -> Violation | None:
-    """A refusal of what breaks no rule, or one with a code that no rule gives. QMP's errors have no code."""
+def wrongly_refused(
+    state: State, op: Completed, decision: Decision, demanded: str = "DEV-8.served"
+) -> Violation | None:
+    """A refusal of what breaks no rule (`demanded` names the one that wants it served), or one with a code that no
+    rule gives. QMP's errors have no code.
+    """
     rc = op.received.get("rc")
     if rc is None:
         if decision.codes:
@@ -464,8 +478,8 @@ def _wrongly_refused(state: State, op: Completed, decision: Decision) -> Violati
     answer = f"got {rc:02x}h" if rc is not None else f"was refused: {op.received.get('desc', '')}"
     if not decision.codes:
         text = f"{op.f} breaks no rule, and {answer}"
-        return fail("DEV-8.served", text, op, expected=["00h"], state=describe(state))
-    clause = "DEV-8.served"
+        return fail(demanded, text, op, expected=["00h"], state=describe(state))
+    clause = demanded
     if decision.faults:
         clause = _first(op.f, decision.faults).code_clause
     text = f"{op.f} {answer}; permitted: {', '.join(_hex(decision.codes))}"
@@ -476,11 +490,11 @@ def _hex(codes: frozenset[int]) -> list[str]:
     return [f"{code:02x}h" for code in sorted(codes)]
 
 
-def _refused(f: str, decision: Decision) -> tuple[str, ...]:
+def refused(f: str, decision: Decision) -> tuple[str, ...]:
     """What a refusal has tested: the one clause that called for it; when several did, that any will do."""
     faults = decision.faults & ~IN_SHADOW
     if not faults:
-        return _ANSWERED
+        return ANSWERED
     if faults & (faults - 1):
         return ("DEV-9.answers", "DEV-8.any")
     fault = REFUSALS[f][faults]
@@ -489,7 +503,7 @@ def _refused(f: str, decision: Decision) -> tuple[str, ...]:
     return ("DEV-9.answers", fault.clause, fault.code_clause)
 
 
-def _unchanged(state: State, f: str, ranges: Ranges) -> State:
+def unchanged(state: State, f: str, ranges: Ranges) -> State:
     """The state after a refusal: the same, and later witnesses of these ranges show that (DEV-8.unchanged)."""
     if f == "clear":
         recent = Recent("DEV-8.unchanged", "log", ())
@@ -561,10 +575,10 @@ _STEPS: dict[str, Callable[[State, Completed], Next | Violation]] = {
     "gone": _gone,
     "reset": _reset,
 }
-_ALWAYS = frozenset(("gone", "reset"))
-_EFFECTS = frozenset(("add", "release", "clear", "answer", "give_back"))
+ALWAYS = frozenset(("gone", "reset"))
+EFFECTS = frozenset(("add", "release", "clear", "answer", "give_back"))
 _COMMANDS = frozenset(("add", "release", "events", "clear", "answer", "give_back", "extents"))
-_UNKNOWN: dict[str, tuple[str, ...]] = {
+UNKNOWN: dict[str, tuple[str, ...]] = {
     "add": ("DEV-3.pending",),
     "release": ("DEV-11.request",),
     "events": ("DEV-4.whole",),

@@ -87,6 +87,7 @@ def _records(host: Host, cause: Records, answers: Sequence[tuple[Range, ...]]) -
     for event in cause.events:
         if not event.known:
             draft.judge("L2.foreign")
+            draft.silent += [("answer", "L2.foreign"), ("give_back", "L2.foreign")]
         elif event.type == ADD:
             _stage(draft, cause, event, given)
         elif event.type == RELEASE:
@@ -163,6 +164,7 @@ def _close(
     draft.judge("A6.left-out", "A7.order", *(() if named or clashing else ("A6.none",)))
     if len(named) > memdev.most_ranges:
         draft.judge("A6.pages")
+    draft.silent.insert(0, ("answer", "A3.together"))
     draft.act("answer", f"{len(named)} of {len(staged)}")
     draft.plan.append(
         Expected(

@@ -4,6 +4,9 @@ Everything is a NamedTuple (the guest imports it, and the checker makes one for 
 in place. `State` is what the *rules* say the device holds; what the device says of itself only ever confirms it or
 breaks a rule. `Notes` is what was learned from its answers (handles, generation number), `Trace` is kept only to
 explain: two states that differ in their trace alone are the same state (`key`).
+
+A `State` is the part of one host. What a device has beyond that (other hosts, capacity that it chose by itself,
+references to tags) is `State.rest`, None on a plain device and in the guest; `pool` puts it there and keeps it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ from ..extents import EMPTY, NULL_TAG, Extent, ExtentSet, Intervals
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ADD, RELEASE, FORCED = 0, 1, 2
+    from .pool import Rest
+
+ADD, RELEASE, FORCED, CONFIGURED = 0, 1, 2, 3
+CHOSEN = -1
+"""Type of a place in the log for records that only the device knows yet (`Record.sequence`: the choice's number)."""
 NULL_HEX = NULL_TAG.hex()
 RECENT = 8
 FORMER = 32
@@ -23,7 +30,10 @@ MAX_U64 = (1 << 64) - 1
 
 
 class Region(NamedTuple):
-    """A DC region as 4800h reports it; bytes (CXL r3.1 8.2.9.9.9.1)."""
+    """A DC region as 4800h reports it; bytes (CXL r3.1 8.2.9.9.9.1). `flags` bit 0: sanitize on release.
+
+    `sharable`: its capacity may be given to several hosts at once (CDAT DSMAS bit 3, 5601h).
+    """
 
     id: int
     base: int
@@ -32,15 +42,27 @@ class Region(NamedTuple):
     block_size: int
     flags: int = 0
     dsmad_handle: int = 0
+    sharable: bool = False
 
 
 class Limits(NamedTuple):
-    """What the device is known to hold. None: not known, so nothing is judged by it."""
+    """What the device is known to hold and to serve. None: not known, so nothing is judged by it.
+
+    `selection`, `removal`: the policies that 5600h advertises, by name; `sanitize_configurable`: bit n says that 5602h
+    may change region n's sanitize flag; `references`: whether 5606h to 5608h are in the command log; `first_sequence`:
+    the number of a shared allocation's first extent, 0 from CXL r4.0 on, 1 before.
+    """
 
     payload_bytes: int = 2048
     supported_extents: int | None = None
     log_records: int | None = None
     hosts: tuple[int, ...] = (0,)
+    supported_tags: int | None = None
+    selection: frozenset[str] | None = None
+    removal: frozenset[str] | None = None
+    sanitize_configurable: int | None = None
+    references: bool | None = None
+    first_sequence: int | None = None
 
 
 class Config(NamedTuple):
@@ -67,6 +89,7 @@ def config_of(device: Mapping[str, Any], *, view: str = "device", departures: fr
                 found["block_size"],
                 found.get("flags", 0),
                 found.get("dsmad_handle", 0),
+                found.get("sharable", False),
             )
             for found in device["regions"]
         ]
@@ -76,12 +99,26 @@ def config_of(device: Mapping[str, Any], *, view: str = "device", departures: fr
         device.get("supported_extents"),
         device.get("log_records"),
         tuple(device.get("hosts", (0,))),
+        device.get("supported_tags"),
+        _names(device.get("selection_policies")),
+        _names(device.get("removal_policies")),
+        device.get("sanitize_configurable"),
+        device.get("tag_references"),
+        device.get("first_sequence"),
     )
     return Config(regions, view, departures, limits)
 
 
+def _names(found: Any) -> frozenset[str] | None:
+    return None if found is None else frozenset(found)
+
+
 class Record(NamedTuple):
-    """An event record in log 4. `handle` 0: not seen yet. `used`: extents in use when it was queued, -1 unknown."""
+    """An event record in log 4. `handle` 0: not seen yet. `used`: extents in use when it was queued, -1 unknown.
+
+    `region`: the one set up anew, in a record of type 3. `tags`: tags in use when it was queued, -1 not judged.
+    `policy`: by which the extent was chosen, "" where the manager named it.
+    """
 
     handle: int
     type: int
@@ -92,12 +129,16 @@ class Record(NamedTuple):
     tag: str
     sequence: int
     used: int
+    region: int = 0
+    tags: int = -1
+    policy: str = ""
 
 
 class Chain(NamedTuple):
     """An offer. `taken`: what answers with More took so far. Guest view: `complete` is False while More is awaited
     or its tail was lost; `gap`: offers that this view never saw may come before it. Device view: `lost` is True when
-    the log had no room for all of its records, so that the host cannot know it.
+    the log had no room for all of its records, so that the host cannot know it. `choice`: the number of the choice
+    that it waits for, 0 none: records will tell its extents.
     """
 
     extents: tuple[Extent, ...]
@@ -105,6 +146,7 @@ class Chain(NamedTuple):
     complete: bool = True
     gap: bool = False
     lost: bool = False
+    choice: int = 0
 
 
 class Segment(NamedTuple):
@@ -174,7 +216,10 @@ class Trace(NamedTuple):
 
 
 class State(NamedTuple):
-    """The whole device (or what the guest knows of it) at one moment."""
+    """The device (or what the guest knows of it) at one moment, as it stands towards one host.
+
+    `memory` is the device's, whatever the host. `rest`: see `pool.Rest`; functions of `decide` may leave it out.
+    """
 
     config: Config
     accepted: ExtentSet
@@ -184,6 +229,7 @@ class State(NamedTuple):
     memory: Memory
     notes: Notes
     trace: Trace
+    rest: Rest | None = None
 
 
 class Violation(NamedTuple):
@@ -236,12 +282,18 @@ def plain(received: dict[str, Any]) -> dict[str, Any]:
 
 
 class Completed(NamedTuple):
-    """An operation and its end. `sent`: the invoke's value; `type`: ok, fail or info; `received`: the end's value."""
+    """An operation and its end. `sent`: the invoke's value; `type`: ok, fail or info; `received`: the end's value.
+
+    `process` and the two times are filled in where a model of the host judges too; the device's asks for neither.
+    """
 
     f: str
     sent: dict[str, Any]
     type: str
     received: dict[str, Any]
+    process: str = ""
+    begin_ns: int = 0
+    end_ns: int = 0
 
 
 def initial(config: Config) -> State:
@@ -250,8 +302,10 @@ def initial(config: Config) -> State:
 
 
 def key(state: State) -> tuple[object, ...]:
-    """What makes two states of one device the same, hashable: all but configuration and trace."""
-    return state[1:7]
+    """What makes two states of one device the same, hashable: all but trace, and limits that never change."""
+    if state.rest is None:
+        return state[1:7]
+    return (*state[1:7], state.rest.key(), state.config.regions)
 
 
 def lose(state: State, why: str) -> State:
@@ -283,10 +337,12 @@ def describe(state: State, most: int = 16) -> dict[str, Any]:
     found: dict[str, Any] = {"accepted": accepted, "offers": chains, "log": log}
     if state.notes.lost:
         found["lost"] = state.notes.lost
+    if state.rest is not None:
+        found.update(state.rest.describe(most))
     return found
 
 
-_KINDS = {ADD: "add", RELEASE: "release", FORCED: "forced"}
+_KINDS = {ADD: "add", RELEASE: "release", FORCED: "forced", CONFIGURED: "configured", CHOSEN: "chosen by the device"}
 
 
 def _range(record: Record) -> str:

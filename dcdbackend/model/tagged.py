@@ -94,7 +94,7 @@ def _expire(draft: Draft, name: str) -> None:
     draft.judge("B3.expiry", *(() if memdev.staged else ("B4.armed",)))
     for event in memdev.staged:
         draft.drop(memdev, event, "B3.expiry")
-    _answer(draft, memdev, (), "B3.expiry", memdev.staged)
+    _answer(draft, memdev, (), "B3.expiry" if memdev.staged else "B4.armed", memdev.staged)
     draft.host = draft.host.with_memdev(memdev._replace(staged=(), deadline_ns=None, excess=False))
 
 
@@ -130,6 +130,7 @@ def _records(draft: Draft, cause: Records, fired: bool) -> None:
     for event in cause.events:
         if not event.known:
             draft.judge("L2.foreign")
+            draft.silent += [("answer", "L2.foreign"), ("give_back", "L2.foreign")]
         elif event.type == ADD:
             if stale or fired:
                 draft.judge("B2.stale" if stale else "B3.late-tail")
@@ -230,6 +231,7 @@ def _close(
     ranges = by_tag if draft.quirk("Q7", by_tag != by_offer) else by_offer
     clause = "B26.answered" if existing else "B5.survivors" if ranges else "B5.none"
     draft.judge(clause, "B5.only", "B5.order")
+    draft.silent.append(("answer", "B5.one"))
     _answer(draft, memdev, ranges, clause, staged)
 
 
@@ -741,6 +743,7 @@ def _page(host: Host, cause: Page) -> Decision:
 
 def _scan_failed(draft: Draft, region: Region, error: str, clause: str) -> None:
     draft.judge(clause)
+    draft.silent.append(("extents", clause))
     draft.error = error
     memdev = draft.host.memdev(region.memdev)
     if memdev.staged and draft.quirk("Q8"):

@@ -131,7 +131,7 @@ def _in(extents: Iterable[Extent], dpa: int) -> bool:
 
 
 def extents(state: State, op: Completed) -> Next | Violation:
-    """4801h (CXL r3.1 8.2.9.9.9.2): the list against what is accepted."""
+    """4801h (CXL r3.1 8.2.9.9.9.2), and 5603h by the same rules: the list against what is accepted."""
     start = op.sent["start"]
     total = len(state.accepted)
     half = bool(state.chains and state.chains[0].taken)
@@ -140,7 +140,7 @@ def extents(state: State, op: Completed) -> Next | Violation:
         if start <= total:
             if half:
                 return Next(state, (), (), ("DEV-8.served",))
-            return fail("DEV-8.served", f"4801h from {start} of {total} was refused with {rc:02x}h", op)
+            return fail("DEV-8.served", f"the list from {start} of {total} was refused with {rc:02x}h", op)
         if rc != INVALID_INPUT:
             return fail("DEV-8.02h-start", f"a start past the end got {rc:02x}h, not 02h", op)
         return Next(state, ("DEV-8.02h-start", "DEV-9.answers"))

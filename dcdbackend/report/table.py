@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..checker.verdict import GUEST, OUTCOMES, Counts, Verdict
-from ..rules import CLAUSES
+from ..linux_rules import EVERY
 
 WIDTH = 180
 STYLE: Mapping[str, str] = {
@@ -30,7 +30,7 @@ def totals(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Counts]:
             cell = found.setdefault((subject, clause), [0] * len(OUTCOMES))
             for index, count in enumerate(counts):
                 cell[index] += count
-    order = {clause: index for index, clause in enumerate(CLAUSES)}
+    order = {clause: index for index, clause in enumerate(EVERY)}
     return {
         name: Counts(*cell)
         for name, cell in sorted(found.items(), key=lambda item: (item[0][0], order.get(item[0][1], len(order))))
@@ -75,7 +75,7 @@ def by_clause(verdicts: Iterable[Verdict], *, expected: Container[str] = ()) -> 
             f"[{STYLE[word]}]{word}[/]",
             *[str(count or "") for count in (counts.passed, counts.failed, counts.unknown, counts.departure)],
             "" if guest is None else _in_guest(guest),
-            CLAUSES[clause].text if clause in CLAUSES else "",
+            EVERY[clause].text if clause in EVERY else "",
         )
     return table
 

@@ -30,6 +30,10 @@ PAGE = 4096
 PENDING = {
     "QEMU-tag": "only a fabric manager's 5604h gives an extent a tag that QEMU keeps (issue 6)",
     "QEMU-tags-supported": "only a fabric manager's 5604h gives the device a tag to take (issue 6)",
+    **dict.fromkeys(
+        (f"QEMU-fm-{what}" for what in ("nothing", "wraps", "region", "empty", "short", "host")),
+        "only a fabric manager reaches them (issue 6)",
+    ),
 }
 """Rows that nothing which this bench can send today shows."""
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dcdbackend.extents import Extent
 from dcdbackend.model.decide import apply, apply_answer, apply_give_back, manager_extents, queue
 from dcdbackend.model.reply import Device, reply
-from dcdbackend.model.state import ADD, Chain, Segment
+from dcdbackend.model.state import ADD, CONFIGURED, FORCED, Chain, Record, Segment
 
 Value = dict[str, Any]
 Said = tuple[Device, str, Value]
@@ -51,13 +51,29 @@ def rc(f: str, code: int) -> Answer:
 
 def serves(f: str) -> Answer:
     """The right device, which says that it did what it must refuse."""
-    served: Value = {} if f in ("add", "release") else {"rc": 0}
+    served: Value = {} if f in ("add", "release", "force") else {"rc": 0}
     return alter(f, lambda _device, _sent, right: (right[0], "ok", served) if right[1] == "fail" else right)
 
 
 def refuses(f: str, code: int) -> Answer:
     """The right device, which refuses what it must do."""
     return alter(f, lambda device, _sent, _right: (device, "fail", {"rc": code, "error": "No", "desc": "no"}))
+
+
+def at_host(number: int, **changed: Any) -> Answer:
+    """The right device, with fields of every record set that one of its hosts reads."""
+
+    def change(_device: Device, sent: Value, right: Said) -> Said:
+        if sent.get("host_id", 0) != number:
+            return right
+        return right[0], right[1], {**right[2], "records": [{**one, **changed} for one in right[2]["records"]]}
+
+    return alter("events", change)
+
+
+def asks(f: str, **changed: Any) -> Answer:
+    """The right device, which does `f` as if something else had been asked."""
+    return alter(f, lambda device, sent, _right: reply(device, f, {**sent, **changed}))
 
 
 def records(change: Callable[[list[Value]], list[Value]]) -> Answer:
@@ -68,6 +84,11 @@ def records(change: Callable[[list[Value]], list[Value]]) -> Answer:
 def each_record(**changed: Any) -> Answer:
     """The right device, with fields of every record set."""
     return records(lambda found: [{**record, **changed} for record in found])
+
+
+def of_type(kind: int, change: Callable[[Value], list[Value]]) -> Answer:
+    """The right device, with each record of a type replaced by what `change` makes of it."""
+    return records(lambda found: [new for one in found for new in (change(one) if one["type"] == kind else [one])])
 
 
 def last_record(**changed: Any) -> Answer:
@@ -213,10 +234,173 @@ def _adds_unseen(device: Device, sent: Value, right: Said) -> Said:
     return device._replace(state=state), right[1], right[2]
 
 
+def _only_tells(device: Device, sent: Value, right: Said) -> Said:
+    """A forced release of which the host hears, and that takes nothing."""
+    extents = manager_extents(device.state, sent)
+    return device._replace(state=queue(device.state, FORCED, sent, extents)), right[1], right[2]
+
+
+def _tells_unchanged(device: Device, sent: Value, right: Said) -> Said:
+    """A record of type 3 though nothing changed."""
+    state = right[0].state
+    told = Record(0, CONFIGURED, False, 0, 0, 0, "00" * 16, 0, 0, region=sent["region"])
+    return right[0]._replace(state=state._replace(log=(*state.log, told))), right[1], right[2]
+
+
+def _keeps_content(device: Device, sent: Value, right: Said) -> Said:
+    """What it must sanitize is there still."""
+    return right[0]._replace(content=device.content), right[1], right[2]
+
+
+def _refuses_sharing(device: Device, sent: Value, right: Said) -> Said:
+    if sent["policy"] != "enable-shared-access":
+        return right
+    return device, "fail", {"rc": 2, "error": "No", "desc": "no"}
+
+
+def _cuts_chain(found: list[Value]) -> list[Value]:
+    return [{**record, "more": False} for record in found]
+
+
 _ONE = "add 0+2M; events; accept; clear"
 _TWO = "add 0+2M,2M+2M; events; accept; clear"
 
+_TAGGED = f"add 0+2M,4M+2M via=fm tag={TAG}; events; accept; clear"
+_BY_TAG = f"{_TAGGED}; release? policy=tag-based tag={TAG}"
+_SHARED = f"add 0+4M,8M+2M via=fm shared=1 tag={TAG} @1; events; accept; clear"
+_SHARE = f"add policy=enable-shared-access tag={TAG} @1 host=1"
+_BYTES = "0102030405060708"
+_AGAIN = f"store 0 {_BYTES}; release 0+2M; add 0+2M; events; accept; load 0+8"
+FULL: Value = {
+    "hosts": [0, 1],
+    "selection_policies": ["free", "contiguous", "prescriptive", "enable-shared-access"],
+    "removal_policies": ["tag-based", "prescriptive"],
+    "supported_tags": 4,
+    "sanitize_configurable": 3,
+    "tag_references": True,
+    "sharable": [1],
+}
+BARE: Value = {**FULL, "selection_policies": ["prescriptive"], "removal_policies": ["prescriptive"]}
+
+WHOLE: tuple[Wrong, ...] = (
+    Wrong("DEV-12.taken", f"{_ONE}; force 0+2M; block 0", alter("force", _only_tells)),
+    Wrong("DEV-12.taken", f"{_ONE}; force 0+2M; list", alter("force", _only_tells)),
+    Wrong("DEV-12.taken", f"{_ONE}; release? 0+2M forced; fmlist", alter("release", _only_tells)),
+    Wrong("DEV-12.taken", f"{_ONE}; force 0+2M", refuses("force", 3)),
+    Wrong("DEV-12.taken", "add 0+2M; force 0+2M", refuses("force", 0x0F)),
+    Wrong("DEV-12.pending", "add 0+2M; force 0+2M; block 0", alter("force", _only_tells)),
+    Wrong("DEV-12.told", f"{_ONE}; force 0+2M; events", of_type(2, lambda one: [{**one, "type": 1}])),
+    Wrong("DEV-12.told", f"{_ONE}; force 0+2M; events", of_type(2, lambda one: [])),
+    Wrong("DEV-8.0Fh-held", f"{_ONE}; force 0+4M", serves("force")),
+    Wrong("DEV-8.1Eh-overlap", f"{_ONE}; force 0+2M,0+2M", serves("force")),
+    Wrong("DEV-8.02h-policy", "add 8M policy=free via=fm", serves("add"), BARE),
+    Wrong("DEV-8.02h-policy", f"{_TAGGED}; force policy=tag-based tag={TAG}", serves("force"), BARE),
+    Wrong("DEV-8.02h-region", "add 8M policy=free @9", serves("add"), FULL),
+    Wrong("DEV-8.02h-region", "set @9 2M", serves("set_region")),
+    Wrong("DEV-8.02h-host", "fmlist host=7", serves("fm_extents"), FULL),
+    Wrong("DEV-8.02h-host", "add 0+2M via=fm host=7", rc("add", 0x0F), FULL),
+    Wrong("DEV-8.02h-start", f"{_ONE}; fmlist 2", rc("fm_extents", 0x0F)),
+    Wrong("DEV-8.1Dh-room", "add 1G policy=free; add 2M policy=free", serves("add"), FULL),
+    Wrong("DEV-8.1Dh-room", "add 512M+2M; add 1020M policy=contiguous", rc("add", 2), FULL),
+    Wrong("DEV-13.advertised", "add 8M policy=free", refuses("add", 2), FULL),
+    Wrong("DEV-13.advertised", "add 8M policy=contiguous", refuses("add", 0x1D), FULL),
+    Wrong("DEV-13.free", "add 8M policy=free via=fm; events", asks("add", length=4 << 20), FULL),
+    Wrong("DEV-13.free", "add 8M policy=free via=fm; events", asks("add", length=64 << 20), FULL),
+    Wrong("DEV-13.free", "add 8M policy=free; events", asks("add", region=1), FULL),
+    Wrong("DEV-13.contiguous", "add 8M policy=contiguous; events", asks("add", policy="free"), FULL),
+    Wrong("DEV-13.contiguous", "add 8M policy=contiguous; events", asks("add", length=6 << 20), FULL),
+    Wrong("DEV-3.accepted", f"{_ONE}; add 2M policy=contiguous; events", each_record(dpa=0), FULL),
+    Wrong("DEV-3.pending", "add 0+2M; events; clear; add 2M policy=free; events", each_record(dpa=0), FULL),
+    Wrong("DEV-2.aligned", "add 2M policy=free; events", each_record(dpa=4096), FULL),
+    Wrong("DEV-4.one-chain", f"add 8M policy=free tag={TAG} via=fm; events", records(_cuts_chain), FULL),
+    Wrong("DEV-13.removal", f"{_BY_TAG}; events", of_type(1, lambda one: [{**one, "more": False}]), FULL),
+    Wrong("DEV-13.removal", f"{_BY_TAG}; events", of_type(1, lambda one: [{**one, "dpa": 2 << 20}]), FULL),
+    Wrong("DEV-13.removal", _BY_TAG, refuses("release", 2), FULL),
+    Wrong("DEV-13.removal", f"{_TAGGED}; release? policy=tag-based tag={'ab' * 16}", serves("release"), FULL),
+    Wrong("DEV-13.shared", f"{_SHARED}; {_SHARE}", alter("add", _refuses_sharing), FULL),
+    Wrong("DEV-13.shared", f"{_TAGGED}; add policy=enable-shared-access tag={TAG} host=1", serves("add"), FULL),
+    Wrong("DEV-13.shared", f"add policy=enable-shared-access tag={TAG} host=1 @1", serves("add"), FULL),
+    Wrong("DEV-14.cleared", f"{_ONE}; {_AGAIN}", alter("give_back", _keeps_content), {"sanitizing": [0]}),
+    Wrong(
+        "DEV-14.cleared",
+        f"{_ONE}; store 0 {_BYTES}; release? 0+2M sanitize; release 0+2M; add 0+2M; events; accept; bytes 0+8",
+        alter("give_back", _keeps_content),
+    ),
+    Wrong(
+        "DEV-14.cleared",
+        f"{_ONE}; store 0 {_BYTES}; force 0+2M sanitize; add 0+2M; events; accept 0+2M; load 0+8",
+        alter("force", _keeps_content),
+    ),
+    Wrong("DEV-15.one-tag", f"{_SHARED}; {_SHARE}; events host=1", at_host(1, dpa=(1 << 30) + (64 << 20)), FULL),
+    Wrong("DEV-15.one-tag", f"{_SHARED}; {_SHARE}; events host=1", at_host(1, tag="ab" * 16), FULL),
+    Wrong("DEV-15.one-tag", f"{_SHARED}; add 64M+2M via=fm tag={TAG} @1 host=1", serves("add"), FULL),
+    Wrong("DEV-15.one-tag", f"{_SHARED}; add 0+4M via=fm tag={'ab' * 16} @1 host=1", serves("add"), FULL),
+    Wrong("DEV-15.sequence", f"{_SHARED}; {_SHARE}; events host=1", at_host(1, sequence=0), FULL),
+    Wrong("DEV-15.sequence", f"add 8M policy=free tag={TAG} @1; events", each_record(sequence=0), FULL),
+    Wrong(
+        "DEV-15.sequence",
+        f"add 8M policy=free tag={TAG} @1; events",
+        each_record(sequence=0),
+        {**FULL, "first_sequence": 1},
+    ),
+    Wrong("DEV-15.exclusive", f"{_ONE}; add 0+2M via=fm host=1", serves("add"), FULL),
+    Wrong("DEV-15.exclusive", f"{_ONE}; add 2M policy=free host=1; events host=1", at_host(1, dpa=0), FULL),
+    Wrong("DEV-16.status", "add 0+2M; status", said("status", lambda _: {"status": 0})),
+    Wrong("DEV-16.status", "add 0+2M; events; clear; status", said("status", lambda _: {"status": 16})),
+    Wrong(
+        "DEV-16.overflow",
+        "add 0+2M via=fm host=1; add 2M+2M via=fm host=1; events; events host=1",
+        said("events", lambda received: {**received, "flags": 0}),
+        {**FULL, "log_records": 1},
+    ),
+    Wrong(
+        "DEV-17.device-reads",
+        f"{_SHARED}; store 0 {_BYTES} @1; {_SHARE}; events host=1; accept host=1; release 0+4M @1; load 0+8 @1 host=1",
+        said("load", lambda _: {"data": "00" * 8}),
+        FULL,
+    ),
+    Wrong("DEV-17.hidden", f"{_ONE}; store 0 {_BYTES}; load 0+8 host=1", alter("load", _reads_backend), FULL),
+    Wrong("DEV-18.empty", "add 0+2M; set 4M", serves("set_region")),
+    Wrong("DEV-18.empty", "add 0+2M via=fm host=1; set 4M", serves("set_region"), FULL),
+    Wrong("DEV-8.03h-region", "add 0+2M; set 4M", rc("set_region", 0x0F)),
+    Wrong("DEV-8.03h-region", "set 2M sanitize", serves("set_region"), {"sanitize_configurable": 2}),
+    Wrong("DEV-18.same", "set 2M", refuses("set_region", 3)),
+    Wrong("DEV-18.block", "set 3M", serves("set_region")),
+    Wrong("DEV-18.told", "set 4M; events", records(lambda found: [])),
+    Wrong("DEV-18.told", "set 2M; events", alter("set_region", _tells_unchanged)),
+    Wrong("DEV-4.region", "set @1 4M; events", each_record(region=0)),
+    Wrong("DEV-2.aligned", "set 4M; add 2M+2M", alter("set_region", lambda device, _, right: (device, *right[1:]))),
+    Wrong("DEV-19.tags", f"{_TAGGED}; add 16M+2M via=fm; events", each_record(available_tags=4), FULL),
+    Wrong(
+        "DEV-19.tags",
+        f"add 0+2M via=fm tag={TAG}; add 2M+2M via=fm tag={'ab' * 16}",
+        serves("add"),
+        {"supported_tags": 1},
+    ),
+    Wrong("DEV-20.host", "add 0+2M via=fm host=1; events host=1", at_host(1, host_id=0), FULL),
+    Wrong("DEV-8.03h-opcode", f"{_TAGGED}; keep {TAG}", serves("add_reference"), {"tag_references": False}),
+    Wrong("DEV-8.03h-opcode", "tags", rc("list_tags", 2), {"tag_references": False}),
+    Wrong("DEV-21.references", f"keep {TAG}", serves("add_reference"), FULL),
+    Wrong("DEV-21.references", f"{_TAGGED}; keep {TAG}", refuses("add_reference", 2), FULL),
+    Wrong("DEV-21.references", f"{_TAGGED}; drop {TAG}", serves("remove_reference"), FULL),
+    Wrong("DEV-21.kept", f"{_TAGGED}; keep {TAG}; release; add 0+2M via=fm", serves("add"), FULL),
+    Wrong("DEV-21.list", f"{_TAGGED}; tags", said("list_tags", lambda got: {**got, "tags": [], "total": 0}), FULL),
+    Wrong(
+        "DEV-21.list",
+        f"{_TAGGED}; tags",
+        said("list_tags", lambda got: {**got, "tags": [{**one, "hosts": [1]} for one in got["tags"]]}),
+        FULL,
+    ),
+    Wrong(
+        "DEV-10.generation-changes",
+        f"fmlist; {_ONE}; fmlist",
+        said("fm_extents", lambda received: {**received, "generation": 5}),
+    ),
+    Wrong("DEV-10.total", f"{_TWO}; fmlist", said("fm_extents", lambda received: {**received, "total": 3})),
+)
+
 DEVICES: tuple[Wrong, ...] = (
+    *WHOLE,
     Wrong("DEV-2.nonempty", "add 0+0", serves("add")),
     Wrong("DEV-2.aligned", "add 4K+2M", serves("add")),
     Wrong("DEV-2.inside", "add 1022M+4M", serves("add")),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from dcdbackend.model import device as reference
+from dcdbackend.model import whole as reference
 from dcdbackend.model.decide import apply_answer
 from dcdbackend.model.state import Completed, Next, State, Violation
 
@@ -45,6 +45,11 @@ def _takes_whole(state: State, op: Completed, found: Next) -> State:
 
 
 MODELS: tuple[WrongModel, ...] = (
+    WrongModel(
+        "DEV-6.taken", "add 0+4M; events; accept; clear; force 0+2M; block 0", model("force", lambda s, _, __: s)
+    ),
+    WrongModel("DEV-5.pending", "add 0+4M; force 0+2M; block 0", model("force", lambda state, op, _: state)),
+    WrongModel("DEV-4.only", "set 4M; events", model("set_region", lambda state, op, _: state)),
     WrongModel("DEV-6.taken", "add 0+4M; events; accept 0+2M; block 2M", model("answer", _takes_whole)),
     WrongModel("DEV-5.pending", "add 0+4M; events; accept; block 0", model("answer", lambda state, op, _: state)),
     WrongModel(
