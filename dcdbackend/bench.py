@@ -8,7 +8,7 @@ them and one row in the registry at the end. All of them speak the values of the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .errors import AskedWrongly
 from .units import format_size, parse_size
@@ -17,13 +17,20 @@ Value = dict[str, Any]
 
 
 class Span(NamedTuple):
-    """Capacity inside a region: both in bytes, the offset from the region's base. Written `0+256M`."""
+    """Capacity inside a region: both in bytes, the offset from the region's base. Written `0+256M`.
+
+    `tag` (32 hex digits), `sequence`: of this extent alone, which only some injectors can send.
+    """
 
     offset_bytes: int
     length_bytes: int
+    tag: str | None = None
+    sequence: int = 0
 
     def __str__(self) -> str:
-        return f"{format_size(self.offset_bytes)}+{format_size(self.length_bytes)}"
+        tag = f" tag {self.tag}" if self.tag else ""
+        sequence = f" sequence {self.sequence}" if self.sequence else ""
+        return f"{format_size(self.offset_bytes)}+{format_size(self.length_bytes)}{tag}{sequence}"
 
 
 def parse_span(text: str) -> Span:
@@ -47,6 +54,27 @@ class Injector(Protocol):
     async def add(self, value: Value) -> None: ...
 
     async def release(self, value: Value) -> None: ...
+
+
+@runtime_checkable
+class Manager(Injector, Protocol):
+    """An injector that speaks as a fabric manager: it knows what the device serves, and can send any bytes."""
+
+    async def check(self, f: str, value: Value) -> None:
+        """Before `add` or `release`: nothing was sent yet. Errors: CannotRun (not served), AskedWrongly."""
+        ...
+
+    def said(self, f: str, payload: bytes) -> Value:
+        """The invoke value of an `add` or `release` that is these bytes, as far as they say one; they are its `raw`."""
+        ...
+
+    async def send(self, f: str, value: Value) -> bytes:
+        """Send the bytes in `raw` as they are; those of an answer that says success. Errors: as `add`."""
+        ...
+
+    async def set_region(self, value: Value) -> None:
+        """Set a region up anew, by the invoke value of the history's `set_region`. Errors: as `add`."""
+        ...
 
 
 class Host(Protocol):
@@ -107,17 +135,26 @@ class Row(NamedTuple):
     needs: str
 
 
+SELECTION_POLICIES = ("free", "contiguous", "prescriptive", "enable-shared-access")
+"""How a device may be asked to choose what it offers (`add`'s `policy`)."""
+REMOVAL_POLICIES = ("tag-based", "prescriptive")
+"""How it may be asked to choose what is released (`release`'s `policy`). Source: CXL r3.1 7.6.7.6.5 and 7.6.7.6.6."""
+
 INJECTORS: Mapping[str, Row] = {
     "qmp": Row("cxl-add-dynamic-capacity and cxl-release-dynamic-capacity", "QEMU >= 9.1; untagged extents only"),
+    "fm": Row("5604h and 5605h through the switch's mailbox", "topology switch, QEMU >= 11.1; tags and sequences"),
 }
 HOSTS: Mapping[str, Row] = {
     "U": Row(
         "the agent answers through the device's mailbox by a policy",
         "any kernel that leaves the device alone",
     ),
+    "A, B-rfc, v10, v11": Row("a simulated kernel of that generation, one of the permitted answers", "the emulator"),
 }
 WITNESSES: Mapping[str, Row] = {
     "block": Row("the block-state question over QMP", "QEMU >= 9.1"),
+    "fm_extents": Row("the device's list through the switch, 5603h", "topology switch, QEMU >= 11.1"),
+    "list_tags": Row("the tags that the device knows, 5608h", "the emulator"),
     "bytes": Row("the memory backend's bytes", "a file behind the device"),
     "extents": Row("the device's list through the host, 4801h", "host U"),
 }

@@ -9,28 +9,40 @@ It does not decide what is done to the device (scenarios, verbs and users' scrip
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, get_args
 
-from . import image, machine
-from .bench import Value, Witness
-from .errors import AskedWrongly
-from .guest import AgentHost, BlockWitness, FileBackend, Guest, QmpInjector
+from . import asked, image, machine
+from .bench import Injector, Value, Witness
+from .errors import AskedWrongly, DcdError
+from .fabric import Fabric, FmExtents, FmInjector
+from .fm import served
+from .guest import AgentHost, BlockWitness, FileBackend, Guest, Poll, QmpInjector
 from .history import Header, Writer
 from .image.step import silent
 from .rundir import new_run_dir
-from .session import Session
+from .session import Beside, Session
 from .topology import Kind, Topology, direct, switch
+from .wire.fmapi import RemovalPolicy, SelectionPolicy
 
 HISTORY = "history.jsonl"
 PARTS = "parts.json"
+BESIDE = "beside-"
+"""What the directory of a further guest of a run begins with; its number follows."""
 MAX_SEED = (1 << 32) - 1
+FM_OFFERS = frozenset(("fm", "tags", "fixed-regions"))
+FM_SINCE = (11, 1)
+"""The oldest QEMU whose 56xxh was measured; 10.0 answers them with 03h."""
+
+Via = Literal["auto", "qmp", "fm"]
+"""Who injects; see `Setup`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +50,10 @@ class Setup:
     """What is booted: a QEMU that was probed, an accelerator that was chosen, a kernel, an initrd.
 
     `kind`: which topology. `shape`: what the user asked of it, under what a scenario needs (see `topology.direct`).
-    `offers`: what the injectors and hosts of this setup can do that not every one can (like `tags`).
+    `offers`: what this setup can do that not every one can (`guests`: further ones beside the first; `tags`).
+    `poll`: how the agent watches its devices.
+    `via`: who injects: `qmp`, `fm` (both by name, whatever is asked), or `auto`: QMP, and FM-API for what has a tag.
+    What a fabric manager offers (`fm`, `tags`) is in `offers` where QEMU and topology have one. Errors: AskedWrongly.
     """
 
     qemu: machine.Qemu
@@ -46,8 +61,20 @@ class Setup:
     kernel: Path
     initrd: Path
     shape: Mapping[str, int | str] = field(default_factory=dict)
-    offers: frozenset[str] = frozenset()
+    offers: frozenset[str] = frozenset({"guests"})
     kind: Kind = "direct"
+    poll: Poll = "sleep"
+    via: Via = "auto"
+
+    def __post_init__(self) -> None:
+        there = self.kind == "switch" and speaks_fm(self.qemu)
+        if self.via == "fm" and not there:
+            raise AskedWrongly(
+                f"--via fm on QEMU {self.qemu.version}, topology {self.kind}; "
+                "give --topology switch, and QEMU 11.1 or newer"
+            )
+        offers = self.offers - FM_OFFERS | (FM_OFFERS if there and self.via != "qmp" else frozenset())
+        object.__setattr__(self, "offers", offers)
 
     def topology(self, needs: Mapping[str, int | str] | None = None) -> Topology:
         """The topology, with what a scenario needs of it over what the user asked. Errors: AskedWrongly."""
@@ -56,6 +83,89 @@ class Setup:
             return switch(**chosen, cci="switch-cci" in self.qemu.features)
         return direct(**chosen)
 
+    @property
+    def version(self) -> str:
+        """QEMU's version, by which departures are known."""
+        return self.qemu.version
+
+    @property
+    def begins(self) -> str:
+        """What happens when a guest is wanted."""
+        return "booting guest"
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the host does what scenarios ask of it, as host U does; a kernel has rules of its own."""
+        return True
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every scenario gets a guest of its own: a boot takes longer than to have everything released."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """What is booted, in a few words."""
+        return f"QEMU {self.qemu.version}, {self.accel}"
+
+    def guest(self, shape: Topology, run_dir: Path) -> BootedGuest:
+        """A guest of that shape, to be entered."""
+        guest = BootedGuest(
+            qemu=self.qemu,
+            accel=self.accel,
+            kernel=self.kernel,
+            initrd=self.initrd,
+            shape=shape,
+            run_dir=run_dir,
+            poll=self.poll,
+        )
+        guest.setup = self
+        return guest
+
+
+class BootedGuest(Guest):
+    """A guest that makes its own headers and sessions. `setup`: what it was booted from, for others beside it.
+
+    Below a switch that serves a fabric manager, each device is asked for its policies (5600h) once, for the header.
+    """
+
+    setup: Setup | None = None
+    policies: Mapping[str, Value] = {}
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        if has_fabric(self):
+            try:
+                self.policies = await self._policies()
+            except DcdError as error:  # who asks the fabric manager for something will hear of it again
+                self._stray(f"5600h was not answered: {error}")
+            except BaseException as error:
+                await self.__aexit__(type(error), error, error.__traceback__)
+                raise
+        return self
+
+    def devices(self) -> tuple[dict[str, Any], ...]:
+        return tuple({**device, **self.policies.get(device["name"], {})} for device in super().devices())
+
+    async def _policies(self) -> dict[str, Value]:
+        fabric = Fabric(self)
+        infos = {name: await fabric.info(name) for name in await fabric.found()}
+        return {
+            name: {
+                "selection_policies": list(served(info.selection_policies, SelectionPolicy)),
+                "removal_policies": list(served(info.removal_policies, RemovalPolicy)),
+            }
+            for name, info in infos.items()
+        }
+
+    def header(self, scenario: str, seed: int) -> Header:
+        return header_of(self, scenario, seed)
+
+    def session(self, writer: Writer) -> Session:
+        if self.setup is None:
+            return session_on(self, writer)
+        return session_on(self, writer, beside=_beside(self.setup, self.shape, writer), via=self.setup.via)
+
 
 async def prepare(
     parts: image.Parts,
@@ -63,11 +173,34 @@ async def prepare(
     accel: str | None = None,
     shape: Mapping[str, int | str] | None = None,
     kind: Kind = "direct",
+    poll: Poll = "sleep",
+    via: Via = "auto",
 ) -> Setup:
     """Ask QEMU what it can and choose the accelerator. Errors: CannotRun, AskedWrongly."""
+    asked.one_of(poll, "poll", get_args(Poll))
+    asked.one_of(via, "via", get_args(Via))
     qemu = await machine.probe_qemu(parts.qemu_argv, origin=parts.qemu_origin)
     chosen = await machine.choose_accel(qemu, kernel=parts.kernel, cache_dir=image.cache_dir(), asked=accel)
-    return Setup(qemu=qemu, accel=chosen, kernel=parts.kernel, initrd=parts.initrd, shape=dict(shape or {}), kind=kind)
+    return Setup(
+        qemu=qemu,
+        accel=chosen,
+        kernel=parts.kernel,
+        initrd=parts.initrd,
+        shape=dict(shape or {}),
+        kind=kind,
+        poll=poll,
+        via=via,
+    )
+
+
+def speaks_fm(qemu: machine.Qemu) -> bool:
+    """Whether this QEMU has a switch's mailbox, and devices that answer a fabric manager through it."""
+    return "switch-cci" in qemu.features and qemu.version_info >= FM_SINCE
+
+
+def has_fabric(guest: Guest) -> bool:
+    """Whether a fabric manager has a way in: a switch with a mailbox, on a QEMU that serves it."""
+    return guest.shape.kind == "switch" and guest.shape.switch_cci and speaks_fm(guest.qemu)
 
 
 def header_of(guest: Guest, scenario: str, seed: int) -> Header:
@@ -88,17 +221,29 @@ def header_of(guest: Guest, scenario: str, seed: int) -> Header:
     )
 
 
-def session_on(guest: Guest, writer: Writer) -> Session:
-    """A session of that guest which writes there: QMP injects, host U answers, block state and bytes are asked."""
+def session_on(guest: Guest, writer: Writer, *, beside: Beside | None = None, via: Via = "auto") -> Session:
+    """A session of that guest which writes there: QMP injects, host U answers, block state and bytes are asked.
+
+    Below a switch that has a mailbox, and on a QEMU that serves it, the fabric manager injects (see `Setup.via`) and
+    is asked, too.
+    """
     backend = FileBackend(guest.shape, guest.run_dir)
-    witnesses: Iterable[Witness] = (BlockWitness(guest), BytesWitness(backend))
+    witnesses: list[Witness] = [BlockWitness(guest), BytesWitness(backend)]
+    injectors: list[Injector] = [QmpInjector(guest.qmp)]
+    if has_fabric(guest):
+        fabric = Fabric(guest)
+        witnesses.append(FmExtents(fabric))
+        if via != "qmp":
+            injectors.insert(0 if via == "fm" else 1, FmInjector(fabric))
     return Session(
         writer=writer,
         feed=guest,
-        injector=QmpInjector(guest.qmp),
+        injector=injectors[0],
+        injectors=injectors,
         host=AgentHost(guest),
         witnesses={witness.name: witness for witness in witnesses},
         backend=backend,
+        beside=beside,
     )
 
 
@@ -110,39 +255,56 @@ async def launch(
     kernel: str | None = None,
     initrd: str | None = None,
     accel: str | None = None,
-    run_dir: Path | None = None,
+    poll: Poll = "sleep",
+    run_dir: Path | str | None = None,
     seed: int | None = None,
     name: str = "launch",
     progress: image.Progress = silent,
 ) -> AsyncIterator[Session]:
     """One guest with its DCDs, booted, its agent ready, as a session: `async with launch(direct(regions=2)) as bench:`.
 
-    `qemu`, `kernel`, `initrd`, `accel`: as the options of `dcd regress` (None: environment, then what the cache
+    `qemu`, `kernel`, `initrd`, `accel`, `poll`: as the options of `dcd regress` (None: environment, then what the cache
     holds, built first where it is not there). `run_dir`: None for a fresh one; `name` is the scenario's name in the
     history. The guest ends with the block, however that ends; the run directory stays.
     Errors: AskedWrongly, CannotRun, TimedOut, MachineGone.
     """
-    seed = secrets.randbits(32) if seed is None else seed
-    if not 0 <= seed <= MAX_SEED:
-        raise AskedWrongly(f"seed {seed}; give 0 to {MAX_SEED}")
+    if topology is not None and not isinstance(topology, Topology):
+        raise AskedWrongly(f"topology {asked.shown(topology)}; give direct(...) or switch(...)")
+    seed = secrets.randbits(32) if seed is None else asked.whole(seed, "seed", most=MAX_SEED)
     parts = await asyncio.to_thread(image.parts, qemu=qemu, kernel=kernel, initrd=initrd, progress=progress)
-    setup = await prepare(parts, accel=accel)
-    directory = new_run_dir(name, run_dir)
+    setup = await prepare(parts, accel=accel, poll=poll)
+    directory = new_run_dir(name, None if run_dir is None else Path(run_dir))
     (directory / PARTS).write_text(json.dumps(parts.manifest, indent=1) + "\n")
-    async with Guest(
-        qemu=setup.qemu,
-        accel=setup.accel,
-        kernel=setup.kernel,
-        initrd=setup.initrd,
-        shape=topology or direct(),
-        run_dir=directory / "guest",
-    ) as guest:
-        with Writer(directory / HISTORY, header_of(guest, name, seed), time.monotonic_ns) as writer:
+    async with _running(setup, topology or direct(), directory, name, seed) as session:
+        yield session
+
+
+@asynccontextmanager
+async def _running(setup: Setup, shape: Topology, directory: Path, name: str, seed: int) -> AsyncIterator[Session]:
+    """A guest of that shape with a history and a session, in that directory."""
+    async with setup.guest(shape, directory / "guest") as guest:
+        with Writer(directory / HISTORY, guest.header(name, seed), time.monotonic_ns) as writer:
             guest.begin(writer)
             try:
-                yield session_on(guest, writer)
+                yield guest.session(writer)
             finally:
                 guest.end()
+
+
+def _beside(setup: Setup, shape: Topology, writer: Writer) -> Beside:
+    """Further guests of the same parts, each in a directory of its own beside that history: `beside-2`, ..."""
+    numbers = itertools.count(2)
+
+    @asynccontextmanager
+    async def launched(topology: Topology | None) -> AsyncIterator[Session]:
+        number = next(numbers)
+        directory = writer.path.parent / f"{BESIDE}{number}"
+        directory.mkdir(mode=0o700)
+        seed = (writer.header.seed + number - 1) & MAX_SEED
+        async with _running(setup, topology or shape, directory, writer.header.scenario, seed) as session:
+            yield session
+
+    return launched
 
 
 class BytesWitness:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from . import bench, history, link, machine, topology
-from .errors import AnsweredWrongly, AskedWrongly, DcdError, LinkLost, MachineGone, OutcomeUnknown, TimedOut
+from .errors import AnsweredWrongly, AskedWrongly, CannotRun, DcdError, LinkLost, MachineGone, OutcomeUnknown, TimedOut
 from .model import departures
 from .qmp import Event, Qmp
 
@@ -41,7 +41,11 @@ _OUTSIDE = frozenset(("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"))
 _HEADER_KEYS = ("serial", "regions", "payload_size", "supported_extents", "supported_tags")
 _GUEST_FUNCTIONS = frozenset(history.HOST)
 _ENDS = frozenset(("ok", "fail", "info"))
-_ERRORS = {kind.__name__: kind for kind in (AskedWrongly, AnsweredWrongly, OutcomeUnknown, TimedOut)}
+_ERRORS = {kind.__name__: kind for kind in (AskedWrongly, CannotRun, AnsweredWrongly, OutcomeUnknown, TimedOut)}
+
+
+Poll = Literal["sleep", "spin"]
+"""How the agent watches its devices: it sleeps 0.5 ms between two looks, or it does not sleep (faster, and hot)."""
 
 
 class Death(NamedTuple):
@@ -333,12 +337,14 @@ class Guest:
         run_dir: Path,
         append: str = "",
         boot_timeout_s: float = BOOT_TIMEOUT_S,
+        poll: Poll = "sleep",
     ) -> None:
         self.shape = shape
         self.run_dir = run_dir
         self.ready: dict[str, Any] = {}
         self.strays: list[str] = []
         self._boot_timeout_s = boot_timeout_s
+        self._poll = poll
         self._argv = machine.full_argv(
             qemu=qemu, topology=shape, kernel=kernel, initrd=initrd, accel=accel, append=append
         )
@@ -362,6 +368,7 @@ class Guest:
     async def __aenter__(self) -> Self:
         self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
+            stack.callback(self._forget_memory)
             self._machine = await stack.enter_async_context(
                 machine.Machine(qemu=self.qemu, argv=self._argv, run_dir=self.run_dir)
             )
@@ -389,12 +396,17 @@ class Guest:
     async def __aexit__(self, *exc: object) -> None:
         self._intake.begin(None)
         self._leaving = True
-        if self._rejoining is not None:
-            self._rejoining.cancel()
-            await asyncio.wait([self._rejoining])
-        with suppress(DcdError):
-            await self.qmp.quit()
-        await self._stack.aclose()
+        try:
+            if self._rejoining is not None:
+                self._rejoining.cancel()
+                await asyncio.wait([self._rejoining])
+            with suppress(DcdError):
+                await self.qmp.quit()
+        finally:  # cancelled here, the polite way is over; QEMU ends all the same
+            await self._stack.aclose()
+
+    def _forget_memory(self) -> None:
+        """The files behind the devices: as large as the devices, and of no use without their QEMU."""
         for device in self.shape.devices:
             for name in (device.dc_file, device.static_file):
                 if name is not None:
@@ -615,6 +627,8 @@ class Guest:
         names = {str(device.serial): device.name for device in self.shape.devices}
         known = sorted(departures.applicable(self.qemu.version))
         await self.control("name", {"devices": names, "departures": known})
+        if self._poll != "sleep":  # which is what an agent begins with
+            await self.control("poll", {"mode": self._poll})
 
 
 class QmpInjector:

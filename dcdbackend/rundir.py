@@ -26,6 +26,12 @@ def runs_dir() -> Path:
     return Path(state) / "dcdbackend" / "runs"
 
 
+def program() -> list[str]:
+    """How this program is started, without its arguments: `dcd`, or `python mine.py` for a script."""
+    name = Path(sys.argv[0]).name
+    return ["python", sys.argv[0]] if name.endswith(".py") and name != "__main__.py" else ["dcd"]
+
+
 def new_run_dir(verb: str, given: Path | None = None) -> Path:
     """A fresh directory for one run, with the command line that began it. Errors: CannotRun."""
     if given is not None:
@@ -37,7 +43,7 @@ def new_run_dir(verb: str, given: Path | None = None) -> Path:
         if any(path.iterdir()):
             raise CannotRun(f"{path} is not empty; a run needs a directory of its own")
         path.chmod(0o700)
-        (path / COMMAND).write_text(shlex.join(["dcd", *sys.argv[1:]]) + "\n")
+        (path / COMMAND).write_text(shlex.join([*program(), *sys.argv[1:]]) + "\n")
     except OSError as error:
         raise CannotRun(
             f"cannot use {path} for the run: {error.strerror}; choose another --run-dir, or set DCD_RUNS"

@@ -32,6 +32,7 @@ BLOCK_SIZE = 2 * MIB
 """The only DC block size that QEMU's device has."""
 MAX_REGIONS = 8
 MAX_DEVICES = 8
+MAX_HOSTS = 8
 MAX_SWITCHED = 4
 """Devices under one switch: each takes a decoder of the upstream port, and QEMU's has four."""
 MAX_TOTAL = TIB // 2
@@ -42,6 +43,7 @@ GUEST_RAM = 1 * GIB
 _FIRST_BUS = 12
 _BUSES_PER_BRIDGE = 16
 _NO_SERIAL = (1 << 64) - 1
+_FIRST_DOWNSTREAM = 1
 
 Kind = Literal["direct", "switch"]
 
@@ -69,7 +71,9 @@ class FileRange:
 class DeviceSpec:
     """One Dynamic Capacity Device. DPA 0 starts the static capacity; the DC regions follow it, equal in size.
 
-    Errors: AskedWrongly, from the constructor.
+    `hosts`: how many it serves, by ids from 0 on; `sharable`: how many of its regions, the last ones, hosts may share.
+    QEMU has one host and no sharable region: such a device is the emulator's. Errors: AskedWrongly, from the
+    constructor.
     """
 
     name: str
@@ -77,6 +81,8 @@ class DeviceSpec:
     regions: int
     dc_size_bytes: int
     static_size_bytes: int = 0
+    hosts: int = 1
+    sharable: int = 0
 
     def __post_init__(self) -> None:
         if not (self.name.isascii() and self.name.isalnum() and self.name[0].isalpha()):
@@ -91,6 +97,10 @@ class DeviceSpec:
                 f"{self.name}: {_shown(self.dc_size_bytes)} of dynamic capacity in {self.regions} regions; "
                 f"give a multiple of {format_size(step)} ({format_size(CAPACITY_UNIT)} for each region)"
             )
+        if not 1 <= _whole(self.hosts, "hosts") <= MAX_HOSTS:
+            raise AskedWrongly(f"{self.name}: {self.hosts} hosts; a device serves 1 to {MAX_HOSTS}")
+        if not 0 <= _whole(self.sharable, "sharable") <= self.regions:
+            raise AskedWrongly(f"{self.name}: {self.sharable} sharable regions; give 0 to {self.regions}")
         if _whole(self.static_size_bytes, "static size") < 0 or self.static_size_bytes % CAPACITY_UNIT:
             raise AskedWrongly(
                 f"{self.name}: {_shown(self.static_size_bytes)} of static capacity; "
@@ -184,8 +194,14 @@ class Topology:
         """QEMU arguments of the CXL side: -M, -m, -object, -device.
 
         `memory_dir` holds the backend files, which QEMU makes; a relative one is relative to QEMU's own
-        working directory, the run directory.
+        working directory, the run directory. Errors: AskedWrongly, for what no QEMU has.
         """
+        for device in self.devices:
+            if device.hosts > 1 or device.sharable:
+                raise AskedWrongly(
+                    f"{device.name}: {device.hosts} hosts, {device.sharable} sharable regions; QEMU has one host and "
+                    "shares nothing: take the emulator, or leave both out"
+                )
         machine = ["q35", "cxl=on"]
         arguments: list[str] = []
         below = [self.devices] if self.kind == "switch" else [(device,) for device in self.devices]
@@ -224,14 +240,17 @@ def direct(
     devices: int = 1,
     static: int | str = 0,
     serials: Sequence[int] | None = None,
+    hosts: int = 1,
+    sharable: int = 0,
 ) -> Topology:
     """`devices` equal devices, mem0 onwards, each right under a root port of its own host bridge.
 
     `size` is each device's dynamic capacity and `static` its static volatile capacity, in bytes or as text
     (`256M`). `serials` gives each device's serial number; without it they count from 0x1234.
+    `hosts`, `sharable`: of each device, for the emulator (see `DeviceSpec`).
     Errors: AskedWrongly.
     """
-    return Topology(devices=_equal(regions, size, devices, static, serials))
+    return Topology(devices=_equal(regions, size, devices, static, serials, hosts, sharable))
 
 
 def switch(
@@ -242,13 +261,18 @@ def switch(
     static: int | str = 0,
     serials: Sequence[int] | None = None,
     cci: bool = True,
+    hosts: int = 1,
+    sharable: int = 0,
 ) -> Topology:
-    """`devices` equal devices, each under a downstream port (port number 0 onwards) of one switch.
+    """`devices` equal devices, each under a downstream port (port number 1 onwards) of one switch.
+
+    The upstream port is number 0 in QEMU: a downstream port with that number would hide it (5101h).
 
     As `direct`, with at most 4 devices. `cci`: the switch has its mailbox, which QEMU has had longer than DCD; give
     False for a QEMU built without it (`"switch-cci" in Qemu.features`). Errors: AskedWrongly.
     """
-    return Topology(devices=_equal(regions, size, devices, static, serials), kind="switch", switch_cci=cci)
+    made = _equal(regions, size, devices, static, serials, hosts, sharable)
+    return Topology(devices=made, kind="switch", switch_cci=cci)
 
 
 def escape(value: str) -> str:
@@ -257,7 +281,13 @@ def escape(value: str) -> str:
 
 
 def _equal(
-    regions: int, size: int | str, devices: int, static: int | str, serials: Sequence[int] | None
+    regions: int,
+    size: int | str,
+    devices: int,
+    static: int | str,
+    serials: Sequence[int] | None,
+    hosts: int,
+    sharable: int,
 ) -> tuple[DeviceSpec, ...]:
     """Devices that differ in name and serial only. Errors: AskedWrongly."""
     if not 1 <= _whole(devices, "devices") <= MAX_DEVICES:
@@ -272,6 +302,8 @@ def _equal(
             regions=regions,
             dc_size_bytes=_bytes(size, "size"),
             static_size_bytes=_bytes(static, "static size"),
+            hosts=hosts,
+            sharable=sharable,
         )
         for index in range(devices)
     )
@@ -292,7 +324,7 @@ def _attach_switch(topology: Topology, devices: Sequence[DeviceSpec], index: int
     arguments += ["-device", f"cxl-upstream,bus={root},id={upstream},addr=0.0,multifunction=on"]
     if topology.switch_cci:
         arguments += ["-device", f"cxl-switch-mailbox-cci,bus={root},addr=0.1,target={upstream}"]
-    for number, device in enumerate(devices):
+    for number, device in enumerate(devices, _FIRST_DOWNSTREAM):
         port = f"dsp{number}"
         arguments += ["-device", f"cxl-downstream,bus={upstream},port={number},id={port},chassis=0,slot={4 + number}"]
         arguments += ["-device", _type3(device, port)]

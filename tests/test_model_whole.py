@@ -437,6 +437,22 @@ def test_another_hosts_part_and_back_is_the_same_state() -> None:
     assert not state.pending
 
 
+def test_a_tag_that_was_given_up_does_not_name_what_came_into_its_place() -> None:
+    """DEV-13.shared: shared access by a tag that nobody has any more is refused, whatever lies there now."""
+    old, new = TAGS
+    place = (SIZE, BLOCK)
+    share = chosen(1, "enable-shared-access", BLOCK, region=1, tag=old)
+    steps = [("add", named(0, place, tag=old)), ("answer", sent(0, place))]
+    state, there, _ = run(model.initial(CONFIG), device(CONFIG), *steps)
+    assert reply(there, "add", share)[1] == "ok"
+    again = [("give_back", sent(0, place)), ("add", named(0, place, tag=new)), ("answer", sent(0, place))]
+    state, there, _ = run(state, there, *again)
+    assert reply(there, "add", share)[1] == "fail"
+    found = model.step(state, Completed("add", share, "ok", {"rc": 0}))
+    assert isinstance(found, Violation), found
+    assert found.clause == "DEV-13.shared"
+
+
 def test_a_plain_device_stays_plain_until_something_needs_more() -> None:
     plain = Config(REGIONS[:1])
     state = model.initial(plain)

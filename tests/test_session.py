@@ -7,6 +7,7 @@ anything about QEMU or the guest.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,9 +17,9 @@ from typing import Any
 import pytest
 
 from dcdbackend import history, link
-from dcdbackend.bench import parse_span
+from dcdbackend.bench import Span, parse_span
 from dcdbackend.checker import check
-from dcdbackend.errors import AskedWrongly, CannotRun, Refused
+from dcdbackend.errors import AskedWrongly, CannotRun, Refused, Unserved
 from dcdbackend.guest import Channel, Intake
 from dcdbackend.history import Header, History, Writer
 from dcdbackend.model import reply
@@ -80,7 +81,9 @@ class World:
             return
         self.deliver()
         ranges = [[record["dpa"], record["length"]] for record in records] if self.policy_name == "accept" else []
-        if all(record["type"] == 0 for record in records):
+        if self.policy_name == "never":
+            pass
+        elif all(record["type"] == 0 for record in records):
             self.command("answer", {"flags": 0, "ranges": ranges})
         elif ranges:
             self.command("give_back", {"flags": 0, "ranges": ranges})
@@ -154,11 +157,11 @@ class World:
 
 
 @asynccontextmanager
-async def running(tmp_path: Path) -> AsyncIterator[tuple[Session, World]]:
+async def running(tmp_path: Path, kind: type[World] = World) -> AsyncIterator[tuple[Session, World]]:
     ours, theirs = socket.socketpair()
     ticks = iter(range(1 << 30))
     with theirs, Writer(tmp_path / "history.jsonl", HEADER, lambda: next(ticks)) as writer:
-        world = World(theirs)
+        world = kind(theirs)
         strays: list[str] = []
         intake = Intake(strays.append)
         intake.begin(writer)
@@ -298,17 +301,149 @@ def test_an_extent_that_is_not_understood_is_one_clear_line(text: str) -> None:
         parse_span(text)
 
 
-async def test_wrong_names_and_sizes_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+WRONG: dict[str, Callable[[Session], Any]] = {
+    "a device that is not there": lambda bench: bench.add(["0+2M"], device="mem7"),
+    "a device that is no name": lambda bench: bench.add(["0+2M"], device=7),  # type: ignore[arg-type]
+    "extents as a text": lambda bench: bench.add("0+2M"),
+    "extents as a span": lambda bench: bench.add(parse_span("0+2M")),  # type: ignore[arg-type]
+    "an extent that is a number": lambda bench: bench.add([5]),  # type: ignore[list-item]
+    "an extent below zero": lambda bench: bench.add([Span(-1, 5)]),
+    "a region that is a text": lambda bench: bench.add(["0+2M"], region="0"),  # type: ignore[arg-type]
+    "a region below zero": lambda bench: bench.release(["0+2M"], region=-1),
+    "a policy that nobody has": lambda bench: bench.add(["0+2M"], policy="best"),
+    "a selection policy for a release": lambda bench: bench.release(["0+2M"], policy="free"),
+    "a tag that is none": lambda bench: bench.add(["0+2M"], tag="mine"),
+    "a host id of 17 bits": lambda bench: bench.add(["0+2M"], host_id=1 << 16),
+    "a block of another region": lambda bench: bench.block(0, region=9),
+    "a block of no length": lambda bench: bench.block(0, length=0),
+    "nothing to store": lambda bench: bench.store(0, b""),
+    "a text to store": lambda bench: bench.store(0, "data"),  # type: ignore[arg-type]
+    "a byte past the device": lambda bench: bench.store((2 << 30) - 1, b"ab"),
+    "more than a page": lambda bench: bench.load(0, 4097),
+    "a DPA that is a text": lambda bench: bench.read("0", 4096),  # type: ignore[arg-type]
+    "a backend of another device": lambda bench: bench.write(0, b"a", device="mem7"),
+    "ranges that are numbers": lambda bench: bench.give_back([5]),  # type: ignore[list-item]
+    "a range below zero": lambda bench: bench.answer([(-1, 5)]),
+    "a handle that is a text": lambda bench: bench.clear(["1"]),  # type: ignore[list-item]
+    "a page that is a text": lambda bench: bench.extents(page="1"),  # type: ignore[arg-type]
+    "records of another device": lambda bench: bench.records(device="mem7"),
+    "a policy of another device": lambda bench: bench.policy("accept", device="mem7"),
+    "what cannot be sent": lambda bench: bench.policy("late", delay_s=object()),
+    "a time that is none": lambda bench: bench.idle(timeout_s=float("nan")),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_what_is_asked_wrongly_is_one_line_and_nothing_is_written(tmp_path: Path, what: str) -> None:
     async with running(tmp_path) as (bench, _):
-        for wrong in (
-            bench.add(["0+2M"], device="mem7"),
-            bench.add("0+2M"),
-            bench.block(0, region=9),
-            bench.store(0, b""),
-            bench.load(0, 4097),
-            bench.policy("accept", device="mem7"),
-        ):
-            with pytest.raises(AskedWrongly):
-                await wrong
+        with pytest.raises(AskedWrongly) as wrong:
+            await WRONG[what](bench)
+        assert "\n" not in str(wrong.value)
+        offer = bench._offers["mem0"]
+        assert offer == [] and not bench._requests
     with (tmp_path / "history.jsonl").open("rb") as file:
         assert list(History(file)) == []
+
+
+async def test_a_tag_is_known_in_both_of_its_forms(tmp_path: Path) -> None:
+    async with running(tmp_path) as (bench, _):
+        await bench.add(["0+2M"], tag="0F1E2D3C-4B5A-6978-8796-A5B4C3D2E1F0")
+    with (tmp_path / "history.jsonl").open("rb") as file:
+        assert next(iter(History(file))).value["tag"] == "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+
+
+async def test_answers_and_verdicts_read_well(tmp_path: Path) -> None:
+    async with running(tmp_path) as (bench, _):
+        assert str(await (await bench.add(["0+4M", "64M+2M"])).answer()) == "accepted 0x0+4M 0x4000000+2M"
+        assert str(await (await bench.release(["2M+2M"])).response()) == "released 0x200000+2M"
+        await bench.policy("refuse")
+        assert str(await (await bench.add(["128M+2M"])).answer()) == "not accepted 0x8000000+2M"
+        verdict = await bench.verdict()
+        (first,) = str(verdict).splitlines()
+        assert re.fullmatch(r"pass: \d+ operations, \d+ clauses held in \d+ judgements", first)
+
+
+async def test_a_bench_of_one_guest_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as (bench, _):
+        with pytest.raises(Unserved, match="one guest only"):
+            bench.beside()
+
+
+async def test_what_is_over_is_over(tmp_path: Path) -> None:
+    async with running(tmp_path) as (bench, _):
+        await (await bench.add(["0+4M"])).answer()
+        bench.writer.close()
+        with pytest.raises(AskedWrongly, match=r"the run of .* is over"):
+            await bench.add(["4M+4M"])
+        assert (await bench.verdict()).outcome == "pass"
+
+
+class Announcing(World):
+    """A host that says that it is about to answer, and rings while the witness is asked for the first time."""
+
+    asked = 0
+
+    def serve(self) -> None:
+        records = self.command("events", {"log": 4})["records"]
+        self.deliver()
+        self.ops -= 1
+        self.sent = {"flags": 0, "ranges": [[record["dpa"], record["length"]] for record in records]}
+        self.socket.sendall(self.frame(self.ops, "invoke", "answer", {"device": "mem0", **self.sent}))
+
+    async def ask(self, value: dict[str, Any]) -> dict[str, Any]:
+        received = await super().ask(value)
+        self.asked += 1
+        if self.asked == 1:
+            self.device, kind, ended = reply.reply(self.device, "answer", self.sent)
+            self.socket.sendall(self.frame(self.ops, kind, "answer", ended))
+        return received
+
+
+async def test_a_witness_that_was_quicker_than_the_host_is_asked_again(tmp_path: Path) -> None:
+    async with running(tmp_path, Announcing) as (session, world):
+        offer = await session.add(["0+2M"])
+        answer = await offer.answer(timeout_s=2)
+        assert (answer.outcome, answer.witnesses["host"]) == ("accepted", ((0, 2 * MIB),))
+        said = [op.value["state"] for op in lines(session) if (op.f, op.type) == ("block", "ok")]
+        assert said[0] == "pending" and "accepted" in said
+        assert (await session.verdict()).failed == ()
+        assert isinstance(world, Announcing) and world.asked <= 5
+
+
+class Stuck(World):
+    """A witness and a host that never answer, until they are let go."""
+
+    let_go = False
+
+    async def ask(self, value: dict[str, Any]) -> dict[str, Any]:
+        if not self.let_go:
+            await asyncio.sleep(60)
+        return await super().ask(value)
+
+    async def do(self, op: int, process: str, f: str, value: dict[str, Any]) -> None:
+        if not self.let_go:
+            await asyncio.sleep(60)
+        await super().do(op, process, f, value)
+
+
+@pytest.mark.parametrize("what", ["block", "extents"])
+async def test_what_nobody_waits_for_any_more_ends_unknown(tmp_path: Path, what: str) -> None:
+    """A script that cancels a call, and goes on, writes a history that can be judged."""
+    async with running(tmp_path, Stuck) as (session, world):
+
+        async def call() -> Any:
+            return await (session.block(0) if what == "block" else session.extents())
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await call()
+        assert isinstance(world, Stuck)
+        world.let_go = True
+        assert await call() in ("free", ())
+        assert [op.type for op in lines(session) if op.f == what] == ["invoke", "info", "invoke", "ok"]
+        await session.verdict()
+
+
+def lines(session: Session) -> list[history.Op]:
+    with session.writer.path.open("rb") as file:
+        return list(History(file))

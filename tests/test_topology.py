@@ -48,12 +48,12 @@ def test_a_switch_with_two_devices_is_these_arguments() -> None:
         *("-device", "cxl-rp,bus=cxl.0,port=0,id=rp0,chassis=0,slot=2"),
         *("-device", "cxl-upstream,bus=rp0,id=us0,addr=0.0,multifunction=on"),
         *("-device", "cxl-switch-mailbox-cci,bus=rp0,addr=0.1,target=us0"),
-        *("-device", "cxl-downstream,bus=us0,port=0,id=dsp0,chassis=0,slot=4"),
-        "-device",
-        "cxl-type3,bus=dsp0,id=mem0,sn=0x7,volatile-memdev=mem0-static,volatile-dc-memdev=mem0-dc,num-dc-regions=2",
         *("-device", "cxl-downstream,bus=us0,port=1,id=dsp1,chassis=0,slot=5"),
         "-device",
-        "cxl-type3,bus=dsp1,id=mem1,sn=0x1235,volatile-memdev=mem1-static,volatile-dc-memdev=mem1-dc,num-dc-regions=2",
+        "cxl-type3,bus=dsp1,id=mem0,sn=0x7,volatile-memdev=mem0-static,volatile-dc-memdev=mem0-dc,num-dc-regions=2",
+        *("-device", "cxl-downstream,bus=us0,port=2,id=dsp2,chassis=0,slot=6"),
+        "-device",
+        "cxl-type3,bus=dsp2,id=mem1,sn=0x1235,volatile-memdev=mem1-static,volatile-dc-memdev=mem1-dc,num-dc-regions=2",
     ]
 
 

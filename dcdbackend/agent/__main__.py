@@ -92,7 +92,7 @@ class Agent:
         self._options = options
         self._port = port
         self._ready, devices = survey(options)
-        self._control = Control(port, devices)
+        self._control = Control(port, devices, options.root)
         self._control.spin = options.spin
         self._new_controller = False
         port.on_new_controller = self._introduce
@@ -110,6 +110,7 @@ class Agent:
                 for request in port.receive(timeout_s):
                     control.handle(request)
                 port.acknowledge()
+                control.turn()
                 if self._new_controller:
                     self._new_controller = False
                     for each in watched:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import link
 from ..errors import AnsweredWrongly, AskedWrongly, DcdError, LinkLost, TimedOut
@@ -26,6 +26,10 @@ from .host import Host
 from .journal import Journal
 from .judge import Judge
 from .port import Port
+from .switch import Switch, switches
+
+if TYPE_CHECKING:
+    from .process import Processes
 
 Value = dict[str, Any]
 
@@ -34,6 +38,8 @@ MIN_INTERVAL_S = 0.00005
 MAX_INTERVAL_S = 10.0
 _CHANGES_STATE = frozenset(operation.opcode for operation in OPERATIONS.values() if operation.changes)
 _REPLY_ROOM = 2048
+MOST_RAW = 12
+"""Raw commands in one request: so many replies of the longest mailbox there is (2 KiB, as hex) fit one frame."""
 
 
 class Watched:
@@ -64,27 +70,49 @@ class Watched:
 class Control:
     """The requests, and the state that they set: names, policies, how to poll, whether to end.
 
-    `devices`: those that were taken, by serial number.
+    `devices`: those that were taken, by serial number. `root`: of the file systems (see `sysfs`).
     """
 
-    def __init__(self, port: Port, devices: dict[int, Device]) -> None:
+    def __init__(self, port: Port, devices: dict[int, Device], root: str = "") -> None:
         self.watched: dict[str, Watched] = {}
         self.spin = False
         self.interval_s = 0.0005
         self.done = False
         self._port = port
         self._devices = devices
+        self._root = root
+        self._switches: list[Switch] | None = None
         self._journal = Journal(port)
+        self._started: Processes | None = None
         self._do: dict[str, Callable[[Value], Value]] = {
             "name": self._name,
             "policy": self._policy,
             "poll": self._poll,
             "raw": self._raw,
+            "hold": self._hold,
+            "fm": self._fm,
             "judgement": self._judgement,
+            "exec": lambda request: self._processes.start(request),
+            "exec_read": lambda request: self._processes.read(request),
+            "exec_kill": lambda request: self._processes.kill(request),
             "provoke": self._provoke,
             "ping": lambda request: {},
             "poweroff": self._poweroff,
         }
+
+    def turn(self) -> None:
+        """Let time go on for the commands that run in the guest."""
+        if self._started is not None:
+            self._started.turn()
+
+    @property
+    def _processes(self) -> Processes:
+        """Commands in the guest; their module is imported when the first one is asked for."""
+        if self._started is None:
+            from .process import Processes
+
+            self._started = Processes()
+        return self._started
 
     def note(self, text: str) -> None:
         """Tell the controller something that belongs to no request."""
@@ -158,15 +186,54 @@ class Control:
         return {}
 
     def _raw(self, request: Value) -> Value:
-        """{"device", "opcode", "payload"}: one mailbox command, unrecorded; its return code and payload."""
+        """{"device", "opcode", "payload"}: one mailbox command, unrecorded; its return code and payload.
+
+        Or {"device", "commands": [[opcode, payload], ...]}, at most 12: one after the other, and their "replies".
+        """
         watched = self._watched(request)
-        opcode, payload = request.get("opcode"), request.get("payload", "")
+        if "commands" not in request:
+            return self._rung(watched, request.get("opcode"), request.get("payload", ""))
+        commands = request["commands"]
+        if not isinstance(commands, list) or len(commands) > MOST_RAW or not all(map(_is_pair, commands)):
+            raise AskedWrongly(f"commands {str(commands)[:80]}; give at most {MOST_RAW} of [opcode, payload]")
+        return {"replies": [self._rung(watched, *command) for command in commands]}
+
+    def _rung(self, watched: Watched, opcode: object, payload: object) -> Value:
         if type(opcode) is not int or not 0 <= opcode <= 0xFFFF:
             raise AskedWrongly(f"opcode {opcode!r}; give a number of 16 bits")
         if opcode in _CHANGES_STATE:
             watched.commands.judge_later()
             watched.judge.lose(f"{opcode:04x}h was sent raw, which no history shows")
         reply = watched.device.mailbox.command(opcode, _bytes(payload, "payload"))
+        return {"rc": reply.rc, "payload": reply.payload.hex()}
+
+    def _hold(self, request: Value) -> Value:
+        """{"device"}: host U leaves the device alone, its log too, until a policy is set."""
+        watched = self._watched(request)
+        watched.commands.withdraw("the host was told to leave the device alone")
+        watched.host.stuck = "told to leave it alone"
+        return {}
+
+    def _fm(self, request: Value) -> Value:
+        """{"opcode", "payload", "switch": 0}: one command to a switch's mailbox; its return code and payload.
+
+        Without an opcode: the switches that there are. Their mailboxes are taken when first asked for. With "ring":
+        false the command is written and not rung, as by a manager that dies there; nothing comes back.
+        """
+        if self._switches is None:
+            self._switches = switches(self._root)
+        if "opcode" not in request:
+            return {"switches": [{"pci": one.address, "payload_size": one.payload_size} for one in self._switches]}
+        number, opcode = request.get("switch", 0), request["opcode"]
+        if type(number) is not int or not 0 <= number < len(self._switches):
+            raise AskedWrongly(f"switch {number!r}; the guest sees {len(self._switches)} switch mailboxes")
+        if type(opcode) is not int or not 0 <= opcode <= 0xFFFF:
+            raise AskedWrongly(f"opcode {opcode!r}; give a number of 16 bits")
+        payload = _bytes(request.get("payload", ""), "payload")
+        if request.get("ring", True) is False:
+            self._switches[number].half(opcode, payload)
+            return {}
+        reply = self._switches[number].command(opcode, payload)
         return {"rc": reply.rc, "payload": reply.payload.hex()}
 
     def _judgement(self, request: Value) -> Value:
@@ -188,7 +255,10 @@ class Control:
         return {"judgement": judgement}
 
     def _provoke(self, request: Value) -> Value:
-        """{"what": "panic" | "stop"}: die, in a named way, so that a test can see how that is told. No reply comes."""
+        """{"what": "panic" | "stop" | "switch"}: die, in a named way, so that a test can see how that is told.
+
+        Of a switch only its mailbox is gone; of the others no reply comes.
+        """
         what = request.get("what")
         if what == "panic":
             with open("/proc/sys/kernel/sysrq", "w") as allowed:  # noqa: PTH123 (pathlib costs 20 ms to import here)
@@ -197,7 +267,11 @@ class Control:
                 trigger.write("c")
         elif what == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        raise AskedWrongly(f"provoke {str(what)[:40]!r}; there is panic, stop")
+        elif what == "switch" and self._switches:
+            for one in self._switches:
+                one.vanish()
+            return {}
+        raise AskedWrongly(f"provoke {str(what)[:40]!r}; there is panic, stop, and switch when one was asked")
 
     def _poweroff(self, request: Value) -> Value:
         self.done = True
@@ -254,6 +328,10 @@ class Control:
 
     def _put(self, body: Value) -> None:
         self._port.put(link.CONTROL, encode(body))
+
+
+def _is_pair(found: object) -> bool:
+    return isinstance(found, list) and len(found) == 2
 
 
 def _bytes(text: object, what: str) -> bytes:

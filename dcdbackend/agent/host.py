@@ -125,7 +125,13 @@ class Host:
                 handles.append(record["handle"])
                 if record["handle"] not in self._handled:
                     self._handled.add(record["handle"])
-                    yield from self._record(record)
+                    steps, offered = self._decide(record)
+                    if len(steps) == 1 and not steps[0].after_s:  # no generator for what is not to wait
+                        self._send(steps[0])
+                    elif steps:
+                        yield from self._send_all(steps)
+                    if offered:
+                        self.hands.settled(offered)
             request = ClearEventRecords(handles=tuple(handles)).to_bytes()
             end = self._commands.run(self._process, "clear", request)
             if end.type == "ok":
@@ -139,26 +145,26 @@ class Host:
             if not self._device.has_events():
                 return
 
-    def _record(self, record: Value) -> Iterator[float]:
+    def _decide(self, record: Value) -> tuple[tuple[Step, ...], Ranges]:
+        """What to send when this record is there, and what is answered for when it was sent, where a rule is broken."""
         kind = record.get("type")
         staged = self._staged.get(kind) if isinstance(kind, int) else None
         if staged is None or not isinstance(kind, int):
             if kind == _FORCED:
                 self.hands.gave(((record["dpa"], record["length"]),))
-            return
+            return (), ()
         staged.append((record["dpa"], record["length"]))
         if record["more"]:
-            return
+            return (), ()
         ranges = tuple(staged)
         staged.clear()
         steps = (self._add if kind == _ADD else self._release).steps(ranges, self.hands)
         if kind == _ADD and (not steps or self._break is not None):
             self.hands.offer(ranges)  # it stays offered for a while, and who looks for a free block must know
-        if self._break is not None:
-            steps = self._broken(self._break, kind, steps, ranges)
-        yield from self._send(steps)
-        if kind == _ADD and steps and self._break is not None:
-            self.hands.settled(ranges)
+        if self._break is None:
+            return steps, ()
+        steps = self._broken(self._break, kind, steps, ranges)
+        return steps, ranges if kind == _ADD and steps else ()
 
     def _broken(
         self, broken: tuple[str, Break], kind: int, steps: tuple[Step, ...], ranges: Ranges
@@ -173,18 +179,21 @@ class Host:
             return steps
         return bad
 
-    def _send(self, steps: tuple[Step, ...]) -> Iterator[float]:
+    def _send_all(self, steps: tuple[Step, ...]) -> Iterator[float]:
         succeeded = [False] * len(steps)
         for index, step in enumerate(steps):
             if step.unless is not None and succeeded[step.unless]:
                 continue
             if step.after_s:
                 yield self._clock() + step.after_s
-            end = self._commands.run(self._process, step.f, step.to_bytes(), later=True)
-            self._commands.tell()
-            if step.f == "answer":  # now, while the witnesses are asked: judging leaves the device's registers alone
-                self._commands.judge_later()
-            succeeded[index] = end.type == "ok"
+            succeeded[index] = self._send(step).type == "ok"
+
+    def _send(self, step: Step) -> End:
+        end = self._commands.run(self._process, step.f, step.to_bytes(), later=True)
+        self._commands.tell()
+        if step.f == "answer":  # now, while the witnesses are asked: judging leaves the device's registers alone
+            self._commands.judge_later()
+        return end
 
     def _ended(self, f: str, sent: Value, end: End) -> None:
         """Keep account of what is held and which records are gone, whoever asked for the command."""

@@ -19,6 +19,7 @@ CLASS_MEMORY_DEVICE = 0x050210
 CLASS_BRIDGE = 0x060400
 CONFIG_SPACE = 4096
 
+_COMMAND, _MEMORY_SPACE = 0x04, 2
 _CAPABILITIES_POINTER = 0x34
 _FIRST_CAPABILITY = 0x40
 _PCI_EXPRESS = 0x10
@@ -169,6 +170,20 @@ def unbind(function: Function) -> None:
 def enable(function: Function) -> None:
     """Switch memory decoding on. Errors: CannotRun."""
     sysfs.write_text(f"{function.path}/enable", "1")
+
+
+def hide(function: Function) -> None:
+    """Switch memory decoding off, which `enable` does not undo: what its BARs held is gone. Errors: CannotRun."""
+    path = f"{function.path}/config"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            command = int.from_bytes(os.pread(fd, 2, _COMMAND), "little")
+            os.pwrite(fd, (command & ~_MEMORY_SPACE).to_bytes(2, "little"), _COMMAND)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise CannotRun(f"{path} cannot be written: {error.strerror}; the agent must run as root") from None
 
 
 def map_bar(function: Function, bar: int) -> mmap.mmap:

@@ -11,34 +11,80 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import DcdError
-from . import check, decode, doctor, image, regress
 
 UsageProblem = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Whatever is wrong with a command line; Typer's newer versions carry a Click of their own."""
 OWN_FAULT = 70
 INTERRUPTED = 130
 
+VERBS: Mapping[str, str] = {
+    "regress": "regress.regress",
+    "emulate": "emulate.emulate",
+    "check": "check.check",
+    "explain": "explain.explain",
+    "rules": "rules.rules",
+    "doctor": "doctor.doctor",
+    "decode": "decode.decode",
+    "encode": "decode.encode",
+    "image": "image.app",
+}
+"""Every verb and where it is: a function or a group (`typer.Typer`) of a module in this package. A module is imported
+when its verb is typed, so none pays for the others."""
+
+
+SETTINGS: Mapping[str, dict[str, Any]] = {}
+"""Verbs whose command line is not read as all others are: after NAME everything is the guest's."""
+
+
+class Verbs(TyperGroup):
+    """The verbs of the table, each made when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands and cmd_name in VERBS:
+            module, _, attribute = VERBS[cmd_name].partition(".")
+            found = getattr(import_module(f"{__name__}.{module}"), attribute)
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            if isinstance(found, typer.Typer):
+                alone.add_typer(found, name=cmd_name)
+            else:
+                alone.command(cmd_name, context_settings=SETTINGS.get(cmd_name))(found)
+            self.commands[cmd_name] = typer.main.get_group(alone).commands[cmd_name]
+        return self.commands.get(cmd_name)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The verbs' names from the table: completing one imports none."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        item = import_module(f"{UsageProblem.__module__.rpartition('.')[0]}.shell_completion").CompletionItem
+        return [item(name) for name in VERBS if name.startswith(incomplete)]
+
+
 app = typer.Typer(
     name="dcd",
+    cls=Verbs,
     help="A bench for CXL Dynamic Capacity: boots a guest with a DCD, injects extents, judges every answer by rule.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("regress")(regress.regress)
-app.command("check")(check.check)
-app.command("doctor")(doctor.doctor)
-app.command("decode")(decode.decode)
-app.command("encode")(decode.encode)
-app.add_typer(image.app, name="image")
+
+
+@app.callback()
+def dcd() -> None:
+    """A group even while none of its verbs is made."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Bytes out of hex text, in the shapes that people have it in.
+"""Bytes out of hex text, in the shapes that people have it in; and bytes as the dump that `hexdump -C` makes.
 
 Bare hex with any spacing, commas, `0x` or `\\x`; bytes joined by colons or dashes; the dumps of xxd, `hexdump -C`,
 `od -A x -t x1`, tcpdump and packet dissectors, with `*` for rows that repeat. Offsets must count the bytes, and a
@@ -10,11 +10,14 @@ not bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ..errors import AskedWrongly
 
 MAX_BYTES = 4 << 20
 """More than any structure can take: a message's payload has at most 2 MiB."""
+
+_ROW = 16
 
 _COLON = re.compile(r"\s*(?:0x)?([0-9a-fA-F]{4,16}):(?:\s+(.*))?", re.ASCII)
 _BARE = re.compile(r"\s*([0-9a-fA-F]{4,16})((\s+)[0-9a-fA-F]{2}(?:\s.*)?)?\s*", re.ASCII)
@@ -44,6 +47,22 @@ def read(text: str) -> bytes:
         if zero:
             raise AskedWrongly(f"line 1: {bare[1]} may be an offset or bytes; put two spaces after an offset, or none")
     return _digits(lines)
+
+
+def rows(data: bytes, base: int = 0) -> Iterator[str]:
+    """A dump as of `hexdump -C`, offsets counted from `base`; rows that repeat are a `*`. `read` takes it back."""
+    last, starred = b"", False
+    for at in range(0, len(data), _ROW):
+        row = data[at : at + _ROW]
+        if row == last and at + _ROW < len(data):
+            if not starred:
+                yield "*"
+            starred = True
+            continue
+        last, starred = row, False
+        digits = [f"{byte:02x}" for byte in row]
+        shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+        yield f"{base + at:08x}  {' '.join(digits[:8]):23}  {' '.join(digits[8:]):23}  |{shown}|"
 
 
 def _digits(lines: list[tuple[int, str]]) -> bytes:

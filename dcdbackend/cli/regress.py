@@ -11,28 +11,34 @@ import os
 import secrets
 import shlex
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from .. import image, machine
-from ..boot import MAX_SEED, Setup, prepare
+from .. import asked, image, machine
+from ..boot import MAX_SEED, Setup, Via, prepare
 from ..checker.explain import tell
-from ..errors import AskedWrongly
+from ..emulated import WARNING, EmulatedSetup
+from ..emulator.machine import HOSTS, STRICT, behaviour
+from ..errors import AskedWrongly, CannotRun
+from ..guest import Poll
 from ..model.departures import CRASH, DEPARTURES, worst_first
 from ..report import table
 from ..report.junit import Case
 from ..report.junit import write as write_junit
 from ..rundir import new_run_dir
 from ..scenario import SCENARIOS, Scenario, choose, ordered
+from ..scenario.load import named
+from ..scenario.printed import routed
 from ..scenario.runner import Result, Runner, as_data, worse
 from ..topology import Kind
+from . import complete
 from .progress import progress
 
 MAX_JOBS = 64
@@ -40,42 +46,70 @@ VERDICT = "verdict.json"
 REPORT = "report.txt"
 
 
+_Scenario = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scenario",
+        "-s",
+        metavar="NAME|FILE",
+        help="Only these (patterns, a script, a directory).",
+        autocompletion=complete.scenarios,
+    ),
+]
+_Qemu = Annotated[str | None, typer.Option(help="A qemu-system-x86_64, `system`, or `private`. [env: DCD_QEMU]")]
+_Initrd = Annotated[
+    str | None, typer.Option(help="A root of your own with python3; the agent is appended. [env: DCD_INITRD]")
+]
+_Poll = Annotated[
+    str | None, typer.Option(help="How the agent watches its devices: sleep (0.5 ms between looks), or spin.")
+]
+_Via = Annotated[
+    str | None,
+    typer.Option(help="Who injects: qmp, fm (topology switch, QEMU >= 11.1), or auto: QMP, and FM-API for tags."),
+]
+_Backend = Annotated[
+    str, typer.Option(help="qemu; emulator (no QEMU, no root); auto: the emulator where QEMU cannot be had.")
+]
+_As = Annotated[str | None, typer.Option("--as", help="On the emulator: strict, or behave as qemu-X.Y.Z does.")]
+_Breaks = Annotated[
+    str | None,
+    typer.Option("--break", metavar="CLAUSE", help="Have host U break this rule, to see it convicted."),
+]
+_Jobs = Annotated[
+    int | None, typer.Option(help="Guests side by side; 2 by default, where there are as many processors.", min=1)
+]
+
+
 def regress(
-    scenario: Annotated[
-        list[str] | None, typer.Option("--scenario", "-s", metavar="NAME", help="Only these (patterns allowed).")
-    ] = None,
+    scenario: _Scenario = None,
     seed: Annotated[int | None, typer.Option(help="Run the same choices again.", min=0, max=MAX_SEED)] = None,
     regions: Annotated[int, typer.Option(help="DC regions of the device, 1 to 8.")] = 2,
     size: Annotated[str, typer.Option(help="Its dynamic capacity, a multiple of 256M for each region.")] = "2G",
     topology: Annotated[str, typer.Option(help="Where the devices hang: direct, switch, or all of these.")] = "direct",
-    qemu: Annotated[
-        str | None, typer.Option(help="A qemu-system-x86_64, `system`, or `private`. [env: DCD_QEMU]")
-    ] = None,
+    qemu: _Qemu = None,
     kernel: Annotated[str | None, typer.Option(help="A bzImage. [env: DCD_KERNEL]")] = None,
-    initrd: Annotated[
-        str | None, typer.Option(help="A root of your own with python3; the agent is appended. [env: DCD_INITRD]")
-    ] = None,
+    initrd: _Initrd = None,
     accel: Annotated[str | None, typer.Option(help="kvm, tcg or auto. [env: DCD_ACCEL]")] = None,
-    breaks: Annotated[
-        str | None,
-        typer.Option("--break", metavar="CLAUSE", help="Have host U break this rule, to see it convicted."),
-    ] = None,
+    poll: _Poll = None,
+    via: _Via = None,
+    backend: _Backend = "qemu",
+    host: Annotated[str | None, typer.Option(help=f"On the emulator, who answers: {', '.join(HOSTS)}.")] = None,
+    as_: _As = None,
+    breaks: _Breaks = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit report into this file.")] = None,
     repeat: Annotated[int, typer.Option(help="Run everything so often, each time with the next seed.", min=1)] = 1,
-    jobs: Annotated[
-        int | None, typer.Option(help="Guests side by side; 2 by default, where there are as many processors.", min=1)
-    ] = None,
+    jobs: _Jobs = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; a fresh directory by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     list_only: Annotated[bool, typer.Option("--list", help="Only list the scenarios.")] = False,
     print_command: Annotated[bool, typer.Option(help="Only print the QEMU command line of each topology.")] = False,
 ) -> int:
-    """Run the scenarios on a real QEMU and a real kernel, and judge device and host by rule.
+    """Run the scenarios on a real QEMU and a real kernel (or on the emulator), and judge device and host by rule.
 
     Exit: 0 everything as expected, known departures included; 1 a rule broken; 2 wrong usage; 3 the environment
     cannot; 4 unknown, or nothing was judged.
     """
-    chosen, kinds = ordered(choose(scenario or ())), _kinds(topology)
+    chosen, kinds = ordered(choose(named(scenario or ()))), _kinds(topology)
     if list_only:
         for one in SCENARIOS.values():
             print(f"{one.name:24} {one.summary}")  # noqa: T201 (this verb's output)
@@ -83,40 +117,135 @@ def regress(
     seed = secrets.randbits(32) if seed is None else seed
     jobs = min(2, os.cpu_count() or 1) if jobs is None else min(jobs, MAX_JOBS)
     err = Console(stderr=True, highlight=False)
-    with progress(err) as step:
-        parts = image.parts(qemu=qemu, kernel=kernel, initrd=initrd, progress=step)
-    setup = asyncio.run(prepare(parts, accel=accel, shape={"regions": regions, "size": size}))
+    shape: dict[str, int | str] = {"regions": regions, "size": size}
+    parts = {"qemu": qemu, "kernel": kernel, "initrd": initrd, "accel": accel, "poll": poll, "via": via}
+    emulated = _emulated(backend, host, as_, parts, shape, seed)
+    setup, manifest = _real(backend, parts, shape, seed, err) if emulated is None else (emulated, {})
     if print_command:
-        for line in dict.fromkeys(_command(replace(setup, kind=kind), one) for kind in kinds for one in chosen):
-            print(line)  # noqa: T201 (this verb's output)
-        return 0
+        if not isinstance(setup, Setup):
+            raise AskedWrongly("--print-command: the emulator has no QEMU command line; leave one of the two out")
+        return _print_commands([replace(setup, kind=kind) for kind in kinds], chosen)
     directory = new_run_dir("regress", run_dir)
-    (directory / "parts.json").write_text(json.dumps(parts.manifest, indent=1) + "\n")
+    (directory / "parts.json").write_text(json.dumps(manifest, indent=1) + "\n")
     out = table.console()
+    unreal = isinstance(setup, EmulatedSetup)
     if not as_json:
+        _warn(out, unreal)
         out.print(f"run {directory}", markup=False, soft_wrap=True)
     work = [(one, (seed + turn) & MAX_SEED) for turn in range(repeat) for one in chosen]
     results: list[Result] = []
     for kind in kinds:
-        results += asyncio.run(_run(replace(setup, kind=kind), work, jobs, directory, breaks, err))
-    data = {"seed": seed, "results": [as_data(result) for result in results]}
-    (directory / VERDICT).write_text(json.dumps(data, indent=1) + "\n")
-    with (directory / REPORT).open("w") as file:
-        _show(table.console(file), results, directory)
-    if junit is not None:
-        write_junit(junit, [_case(result) for result in results], suite="dcd regress", seed=seed)
+        with routed():
+            results += asyncio.run(_run(_on(setup, kind, via), work, jobs, directory, breaks, err))
+    data = _write(results, seed, directory, junit, unreal)
     if as_json:
         out.print_json(json.dumps(data))
     else:
         _show(out, results, directory)
-        again = _again(scenario, seed, breaks, topology)
+        _warn(out, unreal)
+        changed = {"regions": (regions, 2), "size": (size, "2G"), "repeat": (repeat, 1)}
+        given = {**parts, **{name: value for name, (value, default) in changed.items() if value != default}}
+        again = _again(scenario, seed, breaks, topology, setup, given)
         out.print(f"again: {again}", markup=False, soft_wrap=True)
+    return _exit_code(results)
+
+
+def _write(results: Sequence[Result], seed: int, directory: Path, junit: Path | None, unreal: bool) -> dict[str, Any]:
+    """Verdict and report into the run's directory, JUnit where it is wanted; the verdict's data."""
+    data: dict[str, Any] = {"seed": seed, "results": [as_data(result) for result in results]}
+    if unreal:
+        data = {"backend": "emulator", "warning": WARNING, **data}
+    (directory / VERDICT).write_text(json.dumps(data, indent=1) + "\n")
+    with (directory / REPORT).open("w") as file:
+        _warn(table.console(file), unreal)
+        _show(table.console(file), results, directory)
+    if junit is not None:
+        write_junit(
+            junit,
+            [_case(result) for result in results],
+            suite="dcd regress" + (" (EMULATOR)" if unreal else ""),
+            seed=seed,
+        )
+    return data
+
+
+def _exit_code(results: Sequence[Result]) -> int:
+    """That of all outcomes together; 4 where nothing was judged."""
     code = 0
     for result in results:
         code = worse(code, result.outcome)
     if not any(result.verdict is not None for result in results):
         return 4
     return code
+
+
+def _print_commands(setups: Sequence[Setup], chosen: Sequence[Scenario]) -> int:
+    """QEMU's command lines, each once; what only the emulator has (`sharing`) has none."""
+    lines = [_command(setup, one) for setup in setups for one in chosen if "sharing" not in one.needs]
+    for line in dict.fromkeys(lines):
+        print(line)  # noqa: T201 (this verb's output)
+    return 0
+
+
+def _on(setup: Setup | EmulatedSetup, kind: Kind, via: str | None) -> Setup | EmulatedSetup:
+    """The setup on that topology, with that injector. Errors: AskedWrongly."""
+    if isinstance(setup, Setup) and via is not None:
+        asked.one_of(via, "--via", get_args(Via))
+        return replace(setup, kind=kind, via=cast(Via, via))
+    return replace(setup, kind=kind)
+
+
+BACKENDS = ("qemu", "emulator", "auto")
+REQUIRE_QEMU = "DCD_REQUIRE_QEMU"
+
+
+def _emulated(
+    backend: str,
+    host: str | None,
+    as_: str | None,
+    parts: Mapping[str, str | None],
+    shape: Mapping[str, int | str],
+    seed: int,
+) -> EmulatedSetup | None:
+    """The emulator that is asked for, None where it is not. Errors: AskedWrongly."""
+    if backend not in BACKENDS:
+        raise AskedWrongly(f"backend {backend!r} is not known; there is {', '.join(BACKENDS)}")
+    if backend != "emulator":
+        if host is not None or as_ is not None:
+            raise AskedWrongly(f"{'--as' if host is None else '--host'} is the emulator's; say --backend emulator, too")
+        return None
+    given = [f"--{name}" for name, value in parts.items() if value is not None]
+    if given:
+        raise AskedWrongly(f"{', '.join(given)} and --backend emulator, which boots nothing; leave one of the two out")
+    return EmulatedSetup(behaves=behaviour(as_ or STRICT), host=host or "U", shape=shape, seed=seed)
+
+
+def _real(
+    backend: str, parts: Mapping[str, str | None], shape: Mapping[str, int | str], seed: int, err: Console
+) -> tuple[Setup | EmulatedSetup, Mapping[str, Any]]:
+    """A QEMU and what it boots, with their manifest; with `auto`, the emulator where they cannot be had.
+
+    Who names the parts, or sets DCD_REQUIRE_QEMU=1, gets them or an error. Errors: CannotRun, AskedWrongly.
+    """
+    wanted = {name: value for name, value in parts.items() if name not in ("accel", "poll", "via")}
+    poll = cast(Poll, parts["poll"] or "sleep")
+    try:
+        with progress(err) as step:
+            found = image.parts(**wanted, progress=step)
+        return asyncio.run(prepare(found, accel=parts["accel"], shape=shape, poll=poll)), found.manifest
+    except CannotRun as error:
+        named = any(parts.values()) or any(os.environ.get(f"DCD_{name.upper()}") for name in parts)
+        if backend != "auto" or named or os.environ.get(REQUIRE_QEMU) == "1":
+            raise
+        err.print(f"QEMU CANNOT BE HAD HERE: {error.message}", style="bold red", markup=False, soft_wrap=True)
+        err.print(f"FALLING BACK TO THE EMULATOR ({REQUIRE_QEMU}=1 makes this fail).", style="bold red")
+        return EmulatedSetup(shape=shape, seed=seed), {}
+
+
+def _warn(console: Console, unreal: bool) -> None:
+    """What a result of the emulator is worth, loudly."""
+    if unreal:
+        console.print(WARNING, style="bold red", markup=False, soft_wrap=True)
 
 
 def _kinds(asked: str) -> tuple[Kind, ...]:
@@ -129,7 +258,7 @@ def _kinds(asked: str) -> tuple[Kind, ...]:
 
 
 async def _run(
-    setup: Setup,
+    setup: Setup | EmulatedSetup,
     work: Sequence[tuple[Scenario, int]],
     jobs: int,
     directory: Path,
@@ -202,10 +331,22 @@ def _command(setup: Setup, scenario: Scenario) -> str:
     return shlex.join(argv)
 
 
-def _again(patterns: list[str] | None, seed: int, breaks: str | None, topology: str) -> str:
+def _again(
+    patterns: list[str] | None,
+    seed: int,
+    breaks: str | None,
+    topology: str,
+    setup: Setup | EmulatedSetup,
+    given: Mapping[str, object],
+) -> str:
+    """The command that runs it once more. `given`: options by name; None was not given."""
     argv = ["dcd", "regress", "--seed", str(seed)]
+    if isinstance(setup, EmulatedSetup):
+        argv += ["--backend", "emulator", "--host", setup.host, "--as", setup.behaves.name]
     if topology != "direct":
         argv += ["--topology", topology]
+    for name, value in given.items():
+        argv += [f"--{name}", str(value)] if value is not None else []
     for pattern in patterns or ():
         argv += ["--scenario", pattern]
     if breaks is not None:
@@ -231,9 +372,10 @@ def _show(console: Console, results: Sequence[Result], directory: Path) -> None:
     for result in results:
         counts[result.outcome] = counts.get(result.outcome, 0) + 1
     departures = worst_first(name for verdict in verdicts for name in verdict.departures)
-    crashes = [name for name in departures if DEPARTURES[name].severity == CRASH]
+    crashes = [name for name in departures if name in DEPARTURES and DEPARTURES[name].severity == CRASH]
     console.print()
-    console.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())), style="bold")
+    where = " on the EMULATOR" if any(result.emulated for result in results) else ""
+    console.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) + where, style="bold")
     if departures:
         console.print(f"known departures seen: {', '.join(departures)}", markup=False, soft_wrap=True)
     for name in crashes:
@@ -256,7 +398,9 @@ def _meant(results: Sequence[Result]) -> set[str]:
 
 
 def _by_scenario(results: Sequence[Result]) -> Table:
-    shown = Table(title="By scenario", title_justify="left", box=None, pad_edge=False)
+    unreal = any(result.emulated for result in results)
+    title = "By scenario, ON THE EMULATOR" if unreal else "By scenario"
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     several = len({result.topology for result in results}) > 1
     for name in ("scenario", *(["topology"] if several else []), "outcome"):
         shown.add_column(name, no_wrap=True)

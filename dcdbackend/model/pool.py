@@ -236,7 +236,10 @@ def tags_in_use(state: State) -> frozenset[bytes]:
 
 
 def allocation(state: State, tag: bytes) -> Allocation | None:
-    """The shared allocation of a tag that some host still has, or that a reference keeps; None if there is none."""
+    """The shared allocation of a tag that some host still has, or that a reference keeps; None if there is none.
+
+    What lies in its place by another tag is none of it: the tag was given up before.
+    """
     found = next((one for one in rest_of(state).shared if one.tag == tag), None)
     if found is None:
         return None
@@ -244,7 +247,7 @@ def allocation(state: State, tag: bytes) -> Allocation | None:
         return found
     for _, accepted, pending in parts(state):
         for extent in found.extents:
-            if accepted.overlaps(extent.start, extent.length) or pending.overlaps(extent.start, extent.length):
+            if _of_tag(accepted, extent) or _of_tag(pending, extent):
                 return found
     return None
 
@@ -254,4 +257,10 @@ def complete(state: State, found: Allocation) -> bool:
     if any(kept.tag == found.tag for kept in rest_of(state).references):
         return True
     sets = [one for _, accepted, pending in parts(state) for one in (accepted, pending)]
-    return all(any(one.covers(extent.start, extent.length) for one in sets) for extent in found.extents)
+    return all(any(_of_tag(one, extent) == extent.length for one in sets) for extent in found.extents)
+
+
+def _of_tag(found: ExtentSet, extent: Extent) -> int:
+    """How many bytes of an extent are in the set by the extent's own tag."""
+    shared = [one for one in found.intersecting(extent.start, extent.length) if one.tag == extent.tag]
+    return sum(min(one.end, extent.end) - max(one.start, extent.start) for one in shared)

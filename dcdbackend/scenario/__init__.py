@@ -2,21 +2,32 @@
 
 A scenario is `async def name(bench: Session) -> None` under `@scenario(...)`. It injects, waits for what was witnessed
 and asserts what its own script expects; whether device and host kept the rules is the checker's to say, from the
-history. The same function runs on any backend that offers what it `needs`.
+history. The same function runs on any backend that offers what it `needs`. A script's may have parameters of its own,
+keyword-only and with defaults (`script.run_script` makes options of them).
+
+The module can be called as its decorator: `dcdbackend.scenario` is both, whichever of the two was imported first.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import inspect
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeVar
 
+from .. import asked
 from ..errors import AskedWrongly
 from ..session import Session
 
 TIMEOUT_S = 30.0
 Body = Callable[[Session], Awaitable[None]]
+_B = TypeVar("_B", bound=Body)
 Outcome = Literal["pass", "fail", "unknown", "departure", "skipped"]
 DEPARTURE = "departure "
 """What a key of `Scenario.expect` begins with that expects a known departure: its id follows."""
@@ -41,9 +52,19 @@ class Scenario:
     timeout_s: float = TIMEOUT_S
     settle: bool = True
     """Whether everything is released at the end, as part of the history; else outside it, before the next one."""
+    origin: Path | None = None
+    """The script that it came from (see `load`); None for those of this package."""
+
+    @property
+    def place(self) -> str:
+        """Where it is written: `offer.py:12`."""
+        code = getattr(self.body, "__code__", None)
+        return "somewhere" if code is None else f"{Path(code.co_filename).name}:{code.co_firstlineno}"
 
 
 SCENARIOS: dict[str, Scenario] = {}
+_loading: Path | None = None
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 
 
 def scenario(
@@ -54,26 +75,61 @@ def scenario(
     timeout_s: float = TIMEOUT_S,
     settle: bool = True,
     name: str | None = None,
-) -> Callable[[Body], Body]:
-    """Register the function below under its name, `_` written as `-`; its docstring's first line is the summary."""
+) -> Callable[[_B], _B]:
+    """Register the function below under its name, `_` written as `-`; its docstring's first line is the summary.
 
-    def register(body: Body) -> Body:
+    What it takes is told at `Scenario`. Errors: AskedWrongly, for what is no scenario and for a name that is taken.
+    """
+
+    def register(body: _B) -> _B:
+        written = inspect.iscoroutinefunction(body)
+        if not written:
+            raise AskedWrongly(f"@scenario is for `async def name(bench)`; {asked.shown(body)} is none")
         called = name or body.__name__.replace("_", "-")
-        if called in SCENARIOS:
-            raise AskedWrongly(f"two scenarios are called {called!r}; give one of them another name")
-        SCENARIOS[called] = Scenario(
+        if _NAME.fullmatch(called) is None:
+            raise AskedWrongly(f"scenario {called!r}: letters, digits, dashes and underscores, at most 64")
+        found = Scenario(
             name=called,
             body=body,
-            summary=(body.__doc__ or "").strip().split("\n", 1)[0],
+            summary=inspect.cleandoc(body.__doc__ or "").split("\n", 1)[0],
             shape=dict(shape or {}),
             needs=frozenset(needs),
             expect=dict(expect or {}),
             timeout_s=timeout_s,
             settle=settle,
+            origin=_loading,
         )
+        if called in SCENARIOS:
+            raise AskedWrongly(
+                f"two scenarios are called {called!r} ({SCENARIOS[called].place} and {found.place}); "
+                "give one of them another name"
+            )
+        SCENARIOS[called] = found
         return body
 
     return register
+
+
+def is_loading() -> bool:
+    """Whether a script is being loaded now, as one of many, and is not the program."""
+    return _loading is not None
+
+
+@contextmanager
+def loading(origin: Path) -> Iterator[dict[str, Scenario]]:
+    """What is registered inside comes from that script, and is given back at the end; after an error, nothing is."""
+    global _loading
+    before, outer, found = dict(SCENARIOS), _loading, dict[str, Scenario]()
+    _loading = origin
+    try:
+        yield found
+    except BaseException:
+        SCENARIOS.clear()
+        SCENARIOS.update(before)
+        raise
+    finally:
+        _loading = outer
+    found.update((name, one) for name, one in SCENARIOS.items() if name not in before)
 
 
 def choose(patterns: Iterable[str]) -> list[Scenario]:
@@ -98,4 +154,14 @@ def ordered(chosen: Iterable[Scenario]) -> list[Scenario]:
     return sorted(chosen, key=lambda one: (sorted(map(str, one.shape.items())), not one.settle))
 
 
-from . import capacity, data, departure, five_actors, illegal, log, offer, release, reset  # noqa: E402, F401  (they register themselves)
+from . import beyond, capacity, data, departure, fabric, five_actors, illegal, log, offer, release, reset  # noqa: E402, F401  (they register themselves)
+
+
+class _Callable(ModuleType):
+    """A module that is also its decorator: importing the package of this name replaces a function of this name."""
+
+    def __call__(self, **given: Any) -> Callable[[_B], _B]:
+        return scenario(**given)
+
+
+sys.modules[__name__].__class__ = _Callable

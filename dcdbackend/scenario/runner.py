@@ -11,27 +11,31 @@ import asyncio
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from ..boot import HISTORY, Setup, header_of, session_on
+from ..boot import BESIDE, HISTORY, BootedGuest, Setup
 from ..checker import Verdict, check
 from ..checker.verdict import GUEST
-from ..errors import AskedWrongly, CannotRun, DcdError, OutcomeUnknown
+from ..emulated import EmulatedGuest, EmulatedSetup
+from ..errors import AnsweredWrongly, AskedWrongly, CannotRun, DcdError, OutcomeUnknown, Unserved
 from ..guest import Death, Guest
 from ..history import History, Writer
 from ..model.departures import DEPARTURES, applicable
 from ..session import Session
 from ..topology import Kind, Topology
 from . import DEPARTURE, SCENARIOS, Scenario
+from .load import told, where
+from .printed import into
 
 SETTLE_TIMEOUT_S = 20.0
 MAX_DIRECTORIES = 10_000
 VERDICT = "verdict.json"
+TRACEBACK = "traceback.txt"
 
 Outcome = Literal["pass", "fail", "unknown", "skipped"]
 _WEIGHT: Mapping[Outcome, int] = {"skipped": 0, "pass": 1, "unknown": 2, "fail": 3}
@@ -39,7 +43,10 @@ _WEIGHT: Mapping[Outcome, int] = {"skipped": 0, "pass": 1, "unknown": 2, "fail":
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """How one scenario ended. `reason` says why it is not a pass; `verdict` is None only where it was skipped."""
+    """How one scenario ended. `reason` says why it is not a pass; `verdict` is None only where it was skipped.
+
+    `misused`: the script itself asked for what cannot be asked (AskedWrongly); the device was never at fault.
+    """
 
     scenario: Scenario
     outcome: Outcome
@@ -48,6 +55,8 @@ class Result:
     seconds: float
     directory: Path | None
     topology: Kind = "direct"
+    emulated: bool = False
+    misused: bool = False
 
     @property
     def place(self) -> str:
@@ -61,9 +70,9 @@ def judge(scenario: Scenario, verdict: Verdict, qemu: str = "") -> tuple[Outcome
     `qemu`: its version, by which known departures are expected.
     """
     gone = "".join([f"; {text}" for text in _no_longer_seen(scenario, verdict, qemu)])
-    for finding in verdict.failed:
-        if scenario.expect.get(f"{finding.subject} {finding.clause}") != "fail":
-            return "fail", f"{finding.subject} breaks {finding.clause}: {finding.text}{gone}"
+    convicted = _convicted(scenario, verdict)
+    if convicted is not None:
+        return "fail", f"{convicted}{gone}"
     if gone:
         return "fail", gone.removeprefix("; ")
     own = {
@@ -71,8 +80,9 @@ def judge(scenario: Scenario, verdict: Verdict, qemu: str = "") -> tuple[Outcome
         for (subject, _, clause), counts in verdict.counts.items()
         if not subject.startswith(GUEST)
     }
+    spared = _spared(scenario, qemu)
     for expected, outcome in scenario.expect.items():
-        if expected.startswith(DEPARTURE):
+        if expected.startswith(DEPARTURE) or (spared and outcome == "unknown"):
             continue
         field_name = {"fail": "failed", "pass": "passed"}.get(outcome, outcome)
         if not any(getattr(counts, field_name) for found, counts in own.items() if fnmatch(found, expected)):
@@ -86,6 +96,36 @@ def judge(scenario: Scenario, verdict: Verdict, qemu: str = "") -> tuple[Outcome
     return "pass", ""
 
 
+def _convicted(scenario: Scenario, verdict: Verdict) -> str | None:
+    """The first breach that the scenario does not mean to happen, told."""
+    for finding in verdict.failed:
+        if scenario.expect.get(f"{finding.subject} {finding.clause}") != "fail":
+            return f"{finding.subject} breaks {finding.clause}: {finding.text}"
+    return None
+
+
+def _unscripted(
+    scenario: Scenario, verdict: Verdict, script: tuple[Outcome, str], judged: tuple[Outcome, str]
+) -> tuple[Outcome, str, Outcome, str]:
+    """What a script that the host could not follow comes to: who broke a rule is convicted; all else is skipped.
+
+    `script`: how its body ended, and why; `judged`: what its expectations say. The same for the whole afterwards.
+    """
+    convicted = _convicted(scenario, verdict)
+    if convicted is not None:
+        return *script, "fail", convicted
+    for outcome, reason in (script, judged):
+        if outcome in ("fail", "skipped"):
+            return "skipped", reason if outcome == "skipped" else f"written for host U: {reason}", "skipped", ""
+    return *script, *judged
+
+
+def _spared(scenario: Scenario, qemu: str) -> bool:
+    """Whether it looks for departures of which this version has none: then nothing needs to stay unknown either."""
+    wanted = [name.removeprefix(DEPARTURE) for name in scenario.expect if name.startswith(DEPARTURE)]
+    return bool(wanted) and not applicable(qemu).intersection(wanted)
+
+
 def _no_longer_seen(scenario: Scenario, verdict: Verdict, qemu: str) -> list[str]:
     """What to say of the departures that the scenario looks for, and that this version has, but did not show."""
     wanted = [name.removeprefix(DEPARTURE) for name in scenario.expect if name.startswith(DEPARTURE)]
@@ -95,11 +135,16 @@ def _no_longer_seen(scenario: Scenario, verdict: Verdict, qemu: str) -> list[str
     ]
 
 
-def exit_code(so_far: int, scenario: str, verdict: Verdict, qemu: str = "") -> int:
-    """The exit code after one more verdict, `qemu`'s version known or "": 1 (a rule broken) over 4 (unknown) over 0."""
+def exit_code(so_far: int, scenario: str, verdict: Verdict, qemu: str = "", *, scripted: bool = True) -> int:
+    """The exit code after one more verdict, `qemu`'s version known or "": 1 (a rule broken) over 4 (unknown) over 0.
+
+    `scripted`: whether its host did what the scenario asked of it (U); what a simulated kernel did not do is no fault.
+    """
     known = SCENARIOS.get(scenario)
     if known is None:
         known = Scenario(name=scenario, body=_nothing, summary="")
+    if not scripted:
+        return worse(so_far, "pass" if _convicted(known, verdict) is None else "fail")
     return worse(so_far, judge(known, verdict, qemu)[0])
 
 
@@ -118,7 +163,7 @@ class Runner:
 
     def __init__(
         self,
-        setup: Setup,
+        setup: Setup | EmulatedSetup,
         *,
         run_dir: Path,
         seed: int,
@@ -133,7 +178,8 @@ class Runner:
         self._breaks = breaks
         self._on_boot = on_boot
         self._check = checker
-        self._guest: Guest | None = None
+        self._guest: BootedGuest | EmulatedGuest | None = None
+        self._misused = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Runner:
@@ -144,8 +190,8 @@ class Runner:
 
     @property
     def guest(self) -> Guest | None:
-        """The guest that is running now."""
-        return self._guest
+        """The guest that is running now; None on the emulator, which boots none."""
+        return self._guest if isinstance(self._guest, Guest) else None
 
     def fits(self, scenario: Scenario) -> bool:
         """Whether the guest that is running is of the shape that the scenario needs."""
@@ -166,23 +212,25 @@ class Runner:
                 seconds=0.0,
                 directory=None,
                 topology=self.setup.kind,
+                emulated=isinstance(self.setup, EmulatedSetup),
             )
         guest = await self._fit(self.setup.topology(scenario.shape))
         start = time.monotonic()
         directory = new_directory(self.run_dir, scenario.name)
-        header = header_of(guest, scenario.name, self.seed if seed is None else seed)
+        header = guest.header(scenario.name, self.seed if seed is None else seed)
         with Writer(directory / HISTORY, header, time.monotonic_ns) as writer:
             guest.begin(writer)
             try:
-                reason, outcome = await self._body(scenario, session_on(guest, writer))
+                reason, outcome = await self._body(scenario, guest.session(writer))
             finally:
                 guest.end()
-        with (directory / HISTORY).open("rb") as file:
-            verdict = self._check(History(file))
+        verdict = self._judged(directory)
         known = next((found.departure for found in verdict.findings if found.clause == "DEV-9.alive"), None)
         if outcome == "unknown" and known is not None:
             reason, outcome = f"the guest died of {known}, which is known", "pass"
-        judged, why = judge(scenario, verdict, guest.qemu.version)
+        judged, why = judge(scenario, verdict, self.setup.version)
+        if outcome == "skipped" or not self.setup.scripted:
+            outcome, reason, judged, why = _unscripted(scenario, verdict, (outcome, reason), (judged, why))
         if _WEIGHT[judged] > _WEIGHT[outcome]:
             reason, outcome = why, judged
         result = Result(
@@ -193,6 +241,8 @@ class Runner:
             seconds=time.monotonic() - start,
             directory=directory,
             topology=self.setup.kind,
+            emulated=isinstance(self.setup, EmulatedSetup),
+            misused=self._misused,
         )
         (directory / VERDICT).write_text(json.dumps(as_data(result), indent=1) + "\n")
         return result
@@ -201,27 +251,44 @@ class Runner:
         """Run and settle; what the script itself had to say (the checker speaks later)."""
         reason = ""
         outcome: Outcome = "pass"
+        begun = self._misused = False
         try:
             async with asyncio.timeout(scenario.timeout_s):
                 if self._breaks is not None:
                     for device in session.devices:
                         await session.break_rule(self._breaks, device=device)
-                await scenario.body(session)
+                begun = True
+                with into(session.writer.path.parent):
+                    await _alone(scenario.body(session))
         except AssertionError as error:
             reason, outcome = f"the scenario expected otherwise: {_assertion(error)}", "fail"
         except TimeoutError:
             reason, outcome = f"not over after {scenario.timeout_s} s", "unknown"
-        except (AskedWrongly, CannotRun):
-            await self._shut()
-            raise
         except OutcomeUnknown as error:
             reason, outcome = str(error), "unknown"
-        except DcdError as error:
+        except Unserved as error:
+            reason, outcome = error.message, "skipped"
+        except AnsweredWrongly as error:
             reason, outcome = str(error), "fail"
+        except Exception as error:
+            if not begun or scenario.origin is None or isinstance(error, CannotRun):
+                await self._shut()
+                raise
+            self._misused = isinstance(error, AskedWrongly)
+            reason, outcome = _mistake(error, scenario.origin, session.writer.path.parent), "unknown"
         death = await self._settle(session, scenario.settle, doubtful=outcome != "pass")
         if death is not None and death.kind in ("panic", "silent", "outside"):
             reason, outcome = f"{death.kind}: {death.text}", "unknown"
         return reason, outcome
+
+    def _judged(self, directory: Path) -> Verdict:
+        """The verdict of the scenario's history, and of those of the guests that it had beside the first."""
+        with (directory / HISTORY).open("rb") as file:
+            verdict = self._check(History(file))
+        for path in sorted(directory.glob(f"{BESIDE}*/{HISTORY}")):
+            with path.open("rb") as file:
+                verdict = verdict.joined(path.parent.name, self._check(History(file)))
+        return verdict
 
     async def _settle(self, session: Session, wanted: bool, *, doubtful: bool) -> Death | None:
         """Make the guest fit for the next scenario, or give it up. One that died leaves a `gone` line a device."""
@@ -229,7 +296,7 @@ class Runner:
         assert guest is not None
         death = await guest.diagnose() if doubtful else guest.death
         try:
-            if death is None and wanted:
+            if death is None and wanted and not self.setup.fresh:
                 async with asyncio.timeout(SETTLE_TIMEOUT_S):
                     await session.settle()
                 return None
@@ -242,23 +309,17 @@ class Runner:
         await self._shut()
         return death
 
-    async def _fit(self, shape: Topology) -> Guest:
+    async def _fit(self, shape: Topology) -> BootedGuest | EmulatedGuest:
         """The guest that is there if it is of this shape, else a fresh one."""
         if self._guest is not None and self._guest.shape == shape:
             return self._guest
         await self._shut()
-        self._on_boot(f"booting guest {self.boots + 1} (QEMU {self.setup.qemu.version}, {self.setup.accel})")
-        guest = Guest(
-            qemu=self.setup.qemu,
-            accel=self.setup.accel,
-            kernel=self.setup.kernel,
-            initrd=self.setup.initrd,
-            shape=shape,
-            run_dir=new_directory(self.run_dir, "guest"),
-        )
+        self._on_boot(f"{self.setup.begins} {self.boots + 1} ({self.setup.label})")
+        guest = self.setup.guest(shape, new_directory(self.run_dir, "guest"))
         self.boots += 1
-        self._guest = await self._stack.enter_async_context(guest)
-        return self._guest
+        await self._stack.enter_async_context(guest)
+        self._guest = guest
+        return guest
 
     async def _shut(self) -> None:
         self._guest = None
@@ -284,6 +345,24 @@ def _assertion(error: AssertionError) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = str(error) or frame.line or "an assertion"
     return f"{said} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+async def _alone(body: Awaitable[None]) -> None:
+    """Await it; of several errors of its tasks, the first."""
+    try:
+        await body
+    except ExceptionGroup as several:
+        first: Exception = several
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+def _mistake(error: Exception, script: Path, directory: Path) -> str:
+    """What a script did wrong, in a line; the whole is kept in the directory."""
+    with (directory / TRACEBACK).open("w") as file:
+        traceback.print_exception(error, file=file)
+    return f"the script's own mistake ({where(error, script)}): {told(error)}"
 
 
 def _place(kind: Kind, name: str) -> str:

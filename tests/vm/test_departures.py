@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from dcdbackend.boot import HISTORY, Setup
+from dcdbackend.boot import FM_OFFERS, HISTORY, Setup
 from dcdbackend.checker import check
 from dcdbackend.checker.notation import header, parse
 from dcdbackend.history import Header, History, Op
@@ -23,19 +24,13 @@ from dcdbackend.model.state import config_of
 from dcdbackend.scenario import DEPARTURE, SCENARIOS, Scenario, ordered
 from dcdbackend.scenario.runner import Result, Runner, judge
 from dcdbackend.session import Session
+from dcdbackend.topology import Kind
 
 MIB = 1 << 20
 PAGE = 4096
 
-PENDING = {
-    "QEMU-tag": "only a fabric manager's 5604h gives an extent a tag that QEMU keeps (issue 6)",
-    "QEMU-tags-supported": "only a fabric manager's 5604h gives the device a tag to take (issue 6)",
-    **dict.fromkeys(
-        (f"QEMU-fm-{what}" for what in ("nothing", "wraps", "region", "empty", "short", "host")),
-        "only a fabric manager reaches them (issue 6)",
-    ),
-}
-"""Rows that nothing which this bench can send today shows."""
+PENDING: dict[str, str] = {}
+"""Rows that nothing which this bench can send today shows, and why."""
 
 SHOWN_AS = {"QEMU-answer-more": "DEV-5.pending"}
 """What names the fault where the departure is not known, if not its own clause."""
@@ -51,15 +46,20 @@ def expected_of(scenario: Scenario) -> list[str]:
 
 
 def directed() -> dict[str, Scenario]:
-    """By departure, the scenario with the fewest others that looks for it."""
+    """By departure, the scenario with the fewest others that looks for it.
+
+    What shows by QMP and by FM-API alike has a second one in BY_FM_TOO.
+    """
     found: dict[str, Scenario] = {}
-    for scenario in sorted(SCENARIOS.values(), key=lambda one: len(expected_of(one))):
+    for scenario in sorted(SCENARIOS.values(), key=lambda one: (len(expected_of(one)), len(one.needs))):
         for name in expected_of(scenario):
             found.setdefault(name, scenario)
     return found
 
 
 DIRECTED = directed()
+BY_FM_TOO = {"QEMU-forced": SCENARIOS["departs-forced-fm"]}
+"""Rows that have a half which only a fabric manager shows."""
 
 
 async def is_not_sanitized(bench: Session) -> bool:
@@ -80,10 +80,17 @@ BY_BYTES = {"QEMU-sanitize": is_not_sanitized}
 def results(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """By name, every scenario that looks for a departure, run on the real QEMU."""
 
+    wanted = {scenario.name: scenario for scenario in (*DIRECTED.values(), *BY_FM_TOO.values())}
+    by_fm = [scenario for scenario in wanted.values() if scenario.needs & FM_OFFERS]
+
     async def run() -> dict[str, Result]:
-        async with Runner(setup, run_dir=tmp_path_factory.mktemp("departures"), seed=7) as runner:
-            wanted = {scenario.name: scenario for scenario in DIRECTED.values()}
-            return {scenario.name: await runner.run(scenario) for scenario in ordered(wanted.values())}
+        found: dict[str, Result] = {}
+        directory = tmp_path_factory.mktemp("departures")
+        for kind in get_args(Kind):
+            chosen = [one for one in wanted.values() if (one in by_fm) == (kind == "switch")]
+            async with Runner(replace(setup, kind=kind), run_dir=directory, seed=7) as runner:
+                found |= {scenario.name: await runner.run(scenario) for scenario in ordered(chosen)}
+        return found
 
     return asyncio.run(run())
 
@@ -132,8 +139,10 @@ def repaired(head: Header, ops: Sequence[Op], departures: frozenset[str]) -> lis
 
 
 def known_here(name: str, setup: Setup) -> frozenset[str]:
-    """The departures of the QEMU at hand; skips what it is not known to have."""
+    """The departures of the QEMU at hand; skips what it is not known to have, or cannot be asked."""
     known = applicable(setup.qemu.version)
+    if DIRECTED[name].needs - replace(setup, kind="switch").offers:
+        pytest.skip(f"{name} needs a fabric manager, and QEMU {setup.qemu.version} has no way in for one")
     if name not in known:
         pytest.skip(f"{name} is not known of QEMU {setup.qemu.version}")
     return known
@@ -161,12 +170,29 @@ def test_a_scenario_fails_by_the_departure_that_it_does_not_see() -> None:
 @pytest.mark.vm
 @pytest.mark.parametrize("name", DIRECTED)
 def test_qemu_shows_it_where_it_is_known_to(name: str, results: dict[str, Result], setup: Setup) -> None:
+    known_here(name, setup)
     result = results[DIRECTED[name].name]
     assert result.verdict is not None
     assert (result.outcome, result.reason) in (("pass", ""), ("pass", f"the guest died of {name}, which is known"))
     assert (name in result.verdict.departures) == (name in applicable(setup.qemu.version))
     finding = next((found for found in result.verdict.findings if found.departure == name), None)
     assert finding is None or finding.clause == DEPARTURES[name].clause
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("name", BY_FM_TOO)
+def test_the_fabric_manager_shows_it_too(name: str, results: dict[str, Result], setup: Setup) -> None:
+    scenario = BY_FM_TOO[name]
+    if scenario.needs - replace(setup, kind="switch").offers:
+        pytest.skip(f"QEMU {setup.qemu.version} has no way in for a fabric manager")
+    result = results[scenario.name]
+    assert result.verdict is not None and (result.outcome, result.reason) == ("pass", "")
+    assert name in result.verdict.departures
+    head, ops = recorded(result)
+    assert [op.value["via"] for op in ops if op.f == "release" and op.type == "invoke"] == ["fm"]
+    known = applicable(setup.qemu.version) - {name}
+    failed = {found.clause for found in check(ops, head, departures=known).failed}
+    assert failed & {DEPARTURES[name].clause, "DEV-12.told", UNCAUSED}  # the record comes first, and is of type 1
 
 
 @pytest.mark.vm

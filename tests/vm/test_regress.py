@@ -37,7 +37,8 @@ async def runner(setup: Setup, tmp_path: Path) -> AsyncIterator[Runner]:
 
 
 async def test_every_scenario_ends_as_expected_and_every_line_fits_the_schema(runner: Runner) -> None:
-    results = [await runner.run(scenario) for scenario in ordered(choose(()))]
+    able = [scenario for scenario in ordered(choose(())) if not scenario.needs - runner.setup.offers]
+    results = [await runner.run(scenario) for scenario in able]
     assert {result.scenario.name: result.reason for result in results if result.outcome != "pass"} == {}
     assert set(SIX) <= {result.scenario.name for result in results}
     schema = json.loads((Path(dcdbackend.__file__).parent / "history.schema.json").read_text())

@@ -1,0 +1,92 @@
+"""`dcd explain`: what was found in a recorded history, told as a story."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import AskedWrongly
+from . import complete, out
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..checker.verdict import Finding
+    from ..history import Header
+
+_ORDER = ("fail", "unknown", "departure")
+
+
+def explain(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|NAME",
+            help="A run directory, a scenario's directory in it, a history file; or a launched guest.",
+            autocompletion=complete.runs,
+        ),
+    ],
+    finding: Annotated[int | None, typer.Option("--finding", help="Tell this one alone, by its number.")] = None,
+    as_json: out.Json = False,
+) -> int:
+    """Tell what a history shows to be wrong: who asked what, what each witness said, the states, the rule, its source.
+
+    Broken rules come first; without any the known departures are told, each once. A finding keeps its number.
+    """
+    from ..checker import narrate
+    from ..history import History
+    from .check import histories, place
+
+    found = [(path, one) for path in histories(place(run)) for one in _findings(path)]
+    found.sort(key=lambda pair: _ORDER.index(pair[1].outcome) if pair[1].outcome in _ORDER else len(_ORDER))
+    if finding is not None and not 1 <= finding <= len(found):
+        raise AskedWrongly(f"there is no finding {finding} in {run}: it has {len(found)}; give 1 to {len(found)}")
+    told = [finding] if finding is not None else _chosen([one for _, one in found])
+    stories = []
+    for number in told:
+        path, one = found[number - 1]
+        with path.open("rb") as file:
+            history = History(file)
+            stories.append((number, narrate.gather(one, history, _again(path, history.header))))
+    if as_json:
+        out.data([narrate.as_data(story, number) for number, story in stories])
+        return 0
+    for number, story in stories:
+        out.line("\n".join(narrate.tell(story, number, len(found))) + "\n")
+    if not stories:
+        out.note(f"nothing was found in {run}: no rule broken, no departure")
+    out.following("check", run)
+    return 0
+
+
+def _findings(path: Path) -> tuple[Finding, ...]:
+    from ..checker import check
+    from ..history import History
+
+    with path.open("rb") as file:
+        return check(History(file)).findings
+
+
+def _chosen(findings: Sequence[Finding]) -> list[int]:
+    """The numbers of all that is broken or not known; of the departures, each once, if there is nothing else."""
+    broken = [number for number, one in enumerate(findings, 1) if one.outcome in ("fail", "unknown")]
+    if broken:
+        return broken
+    once: dict[str | None, int] = {}
+    for number, one in enumerate(findings, 1):
+        once.setdefault(one.departure, number)
+    return sorted(once.values())
+
+
+def _again(path: Path, header: Header) -> list[str]:
+    """Commands that show it again: the history judged, and the scenario run."""
+    from ..scenario import SCENARIOS
+
+    commands = [["dcd", "check", str(path)]]
+    if header.backend != "recorded" and header.scenario in SCENARIOS:
+        backend = ["--backend", "emulator"] if header.backend == "emulator" else []
+        commands.append(["dcd", "regress", "-s", header.scenario, "--seed", str(header.seed), *backend])
+    return [shlex.join(command) for command in commands]
