@@ -29,6 +29,7 @@ INTERRUPTED = 130
 VERBS: Mapping[str, str] = {
     "regress": "regress.regress",
     "emulate": "emulate.emulate",
+    "fuzz": "fuzz.fuzz",
     "check": "check.check",
     "explain": "explain.explain",
     "rules": "rules.rules",
