@@ -34,6 +34,21 @@ VERBS: Mapping[str, str] = {
     "explain": "explain.explain",
     "rules": "rules.rules",
     "doctor": "doctor.doctor",
+    "launch": "launch.launch",
+    "list": "launch.listed",
+    "stop": "launch.stop",
+    "add": "capacity.add",
+    "release": "capacity.release",
+    "answer": "capacity.answer",
+    "policy": "policy.policy",
+    "show": "show.show",
+    "read": "data.read",
+    "write": "data.write",
+    "fm": "fm.app",
+    "events": "events.events",
+    "console": "events.console",
+    "exec": "inside.execute",
+    "reset": "inside.reset",
     "decode": "decode.decode",
     "encode": "decode.encode",
     "image": "image.app",
@@ -42,7 +57,7 @@ VERBS: Mapping[str, str] = {
 when its verb is typed, so none pays for the others."""
 
 
-SETTINGS: Mapping[str, dict[str, Any]] = {}
+SETTINGS: Mapping[str, dict[str, Any]] = {"exec": {"allow_interspersed_args": False}}
 """Verbs whose command line is not read as all others are: after NAME everything is the guest's."""
 
 
