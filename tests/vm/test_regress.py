@@ -147,7 +147,7 @@ def test_the_command_prints_what_it_would_run_and_what_it_ran(parts: image.Parts
         (["regress", "--size", "300MB", "-s", "add"], 2, "write it like 256M"),
         (["regress", "-s", "add", "--break", "DEV-99"], 2, "host U can break"),
         (["regress", "--nosuch"], 2, "--nosuch"),
-        (["check", "/nonexistent"], 2, "/nonexistent is not there"),
+        (["check", "/nonexistent"], 2, "/nonexistent is no path and no launched guest"),
         (["nosuch"], 2, "nosuch"),
     ],
 )
