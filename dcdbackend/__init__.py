@@ -12,6 +12,9 @@
 
     asyncio.run(main())
 
+`launch(..., via="fm")` has the fabric manager inject (below `dcd.switch()`), `backend="emulator"` boots nothing, and
+`backend="auto"` takes the emulator where no QEMU can be had, and warns.
+
 A scenario is a function of such a bench under `@dcd.scenario()`; `dcd.run_script` makes a program of it, and
 `dcd regress --scenario FILE` runs it among the others. What is not in `__all__` may change at any time.
 

@@ -7,13 +7,16 @@ them and one row in the registry at the end. All of them speak the values of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from .errors import AskedWrongly
 from .units import format_size, parse_size
 
 Value = dict[str, Any]
+
+Via = Literal["auto", "qmp", "fm"]
+"""Who injects: QMP, the fabric manager, or QMP and FM-API for what has a tag (`auto`)."""
 
 
 class Span(NamedTuple):
@@ -99,6 +102,86 @@ class Host(Protocol):
         ...
 
 
+class Kernel(Protocol):
+    """A kernel under test, as the files of sysfs, its trace and its log show it: one method for each request.
+
+    Every method returns a Value. What the kernel itself refused is an answer, not an error: `error` is then what it
+    gave ("-EBUSY"), and "" where it took it. Errors: AnsweredWrongly, CannotRun, Unserved, LinkLost, TimedOut,
+    MachineGone.
+    """
+
+    name: str
+    simulated: bool
+
+    async def survey(self) -> Value:
+        """`generation` (`found`, `evidence`), `mode`, `memdevs`, `roots`, `missing`, `kernel` (its release)."""
+        ...
+
+    async def load(self, names: Sequence[str]) -> Value:
+        """Load modules: `loaded`, `builtin`, `absent`, `failed` (name to errno)."""
+        ...
+
+    async def unload(self, names: Sequence[str]) -> Value: ...
+
+    async def revive(self, device: str) -> Value:
+        """After a reset of the machine: whatever the memory device needs before its driver takes it again."""
+        ...
+
+    async def make_region(self, device: str, size: int, mode: str | None = None) -> Value:
+        """A region over dynamic capacity, bound: `region`, `start` (DPA), `length`, `hpa`."""
+        ...
+
+    async def destroy_region(self, region: str) -> Value: ...
+
+    async def sight(self, region: str) -> Value:
+        """What sysfs shows of a region, as the history's `sysfs` has it; `odd`: what was no one's expectation."""
+        ...
+
+    async def claim(self, dax: str, text: str) -> Value: ...
+
+    async def create(self, region: str) -> Value: ...
+
+    async def resize(self, dax: str, size: int) -> Value: ...
+
+    async def bind(self, dax: str, driver: str) -> Value: ...
+
+    async def unbind(self, dax: str) -> Value: ...
+
+    async def online(self, dax: str) -> Value: ...
+
+    async def offline(self, dax: str) -> Value: ...
+
+    async def map(self, dax: str) -> Value: ...
+
+    async def unmap(self, dax: str) -> Value: ...
+
+    async def read(self, dax: str, offset: int, length: int) -> Value:
+        """`data` (hex), through /dev/daxN.M."""
+        ...
+
+    async def write(self, dax: str, offset: int, data: bytes) -> Value: ...
+
+    async def trace(self) -> Value:
+        """What is new of `cxl_dynamic_capacity`: `events` (with `device`), `lost`."""
+        ...
+
+    async def log(self) -> Value:
+        """What is new in the log: `lines` (`t_ns`, `text`, `device` where it is known), `lost`."""
+        ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until there may be something new in trace or log, at most so long."""
+        ...
+
+    def now_s(self) -> float:
+        """The time by which waiting for it is measured, s."""
+        ...
+
+    async def listed(self, device: str, count: int, start: int) -> Value:
+        """4801h as a raw command: `total`, `generation`, `extents`; `error` where the kernel allows none."""
+        ...
+
+
 class Witness(Protocol):
     """An independent way to see a state. `f` is its operation in the history; `ask` gives the completion's value."""
 
@@ -149,12 +232,14 @@ HOSTS: Mapping[str, Row] = {
         "the agent answers through the device's mailbox by a policy",
         "any kernel that leaves the device alone",
     ),
-    "A, B-rfc, v10, v11": Row("a simulated kernel of that generation, one of the permitted answers", "the emulator"),
+    "kernel": Row("the kernel's own Dynamic Capacity code, under test", "a kernel that has it (dcd regress --kernel)"),
+    "A, B-rfc, v10, v11, C": Row("a simulated kernel of that generation, one of the permitted answers", "the emulator"),
 }
 WITNESSES: Mapping[str, Row] = {
     "block": Row("the block-state question over QMP", "QEMU >= 9.1"),
     "fm_extents": Row("the device's list through the switch, 5603h", "topology switch, QEMU >= 11.1"),
     "list_tags": Row("the tags that the device knows, 5608h", "the emulator"),
     "bytes": Row("the memory backend's bytes", "a file behind the device"),
-    "extents": Row("the device's list through the host, 4801h", "host U"),
+    "extents": Row("the device's list through the host, 4801h", "host U, or a kernel that allows raw commands"),
+    "sysfs, trace, log": Row("what the kernel shows of its regions, of the records it read and did", "a kernel"),
 }

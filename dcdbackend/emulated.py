@@ -18,17 +18,21 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
-from .bench import Injector, Value, Witness
+from .bench import Injector, Value, Via, Witness
 from .emulator.device import Died
-from .emulator.linux import standing
+from .emulator.linux import LinuxHost, standing
 from .emulator.machine import HOSTS, Behaviour, Machine, behaviour
 from .emulator.monitor import Server
-from .errors import AnsweredWrongly, AskedWrongly, CannotRun, MachineGone, Unserved
+from .errors import AnsweredWrongly, AskedWrongly, CannotRun, DcdError, MachineGone, Unserved
 from .fabric import Fabric, FmExtents, FmInjector, FmTags
 from .guest import Death, Guest, Intake, QmpInjector
 from .history import Header, Writer, encode
+from .kernel.session import KernelSession
+from .kernel.simulated import SimulatedKernel
+from .model import generation
+from .model.generation import EVERY, GENERATIONS, PROPOSED
 from .qmp import Qmp
 from .session import Session
 from .topology import BLOCK_SIZE, Kind, Topology, direct, switch
@@ -38,6 +42,7 @@ WARNING = (
     "which share one model; it says nothing about QEMU, about any kernel, or about that model."
 )
 _STRAYS = 1000
+_Written = TypeVar("_Written")
 _ERRORS = {"AskedWrongly": AskedWrongly, "CannotRun": CannotRun, "Unserved": Unserved}
 _BY_KERNEL = frozenset(("events", "extents", "load", "store"))
 """What a kernel does not mind somebody else to do beside it."""
@@ -47,7 +52,9 @@ _BY_KERNEL = frozenset(("events", "extents", "load", "store"))
 class EmulatedSetup:
     """What is emulated. `host`: a name of `emulator.machine.HOSTS`; `shape`: as in `boot.Setup`.
 
-    `seed`: which of the permitted answers a simulated kernel gives. Errors: AskedWrongly, from the constructor.
+    `seed`: which of the permitted answers a simulated kernel gives. `via`: as in `boot.Setup`. Errors: AskedWrongly,
+    from the constructor.
+    `under_test`: the kernel stands for one under test, as scenarios that need a kernel have it (`kernel.simulated`).
     """
 
     behaves: Behaviour = field(default_factory=behaviour)
@@ -55,10 +62,20 @@ class EmulatedSetup:
     shape: Mapping[str, int | str] = field(default_factory=dict)
     kind: Kind = "direct"
     seed: int = 0
+    via: Via = "auto"
+    under_test: bool = False
+    what_if: frozenset[str] = frozenset()
+    """Switches of `model.generation` that a simulated kernel has on."""
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS:
             raise AskedWrongly(f"host {self.host!r} is not simulated here; there is {', '.join(HOSTS)}")
+        if self.host == "U" and self.what_if:
+            raise AskedWrongly(f"host U has no what-if {min(self.what_if)!r}; switches are of a simulated kernel")
+        if self.host != "U":
+            generation.setup(self.host, what_if=sorted(self.what_if))
+        if self.via == "fm" and "fm" not in self.offers:
+            raise AskedWrongly(f"--via fm, and {self.behaves.name} has no FM-API; take strict, or qemu-11.1.3")
 
     @property
     def version(self) -> str:
@@ -83,7 +100,8 @@ class EmulatedSetup:
     @property
     def label(self) -> str:
         """What is emulated, in a few words."""
-        return f"behaves {self.behaves.name}, host {self.host}"
+        switches = f" with {', '.join(sorted(self.what_if))}" if self.what_if else ""
+        return f"behaves {self.behaves.name}, host {self.host}{switches}"
 
     @property
     def offers(self) -> frozenset[str]:
@@ -91,10 +109,18 @@ class EmulatedSetup:
         found: set[str] = set()
         if not self.behaves.departures:
             found |= {"forced", "policies", "references", "regions"} | ({"sharing"} if self.scripted else set())
-        if not self.behaves.departures or "QEMU-tag" in self.behaves.departures:
+        if self.via == "qmp":
+            found -= {"references", "regions", "sharing"}  # which only a fabric manager asks for
+        elif not self.behaves.departures or "QEMU-tag" in self.behaves.departures:
             found |= {"fm", "tags"}
         if self.behaves.departures and "fm" in found:
             found.add("fixed-regions")
+        if self.host in GENERATIONS:
+            found |= {"kernel", "reset"} | (set() if self.behaves.departures else {"sharable"})
+        if self.host != "U":
+            found |= {"simulated", *({"claims"} if EVERY[self.host].claim == "uuid" else ())}
+            found |= {"sizes"} if EVERY[self.host].claim == "size" else set()
+            found |= {"policy-drivers"} if self.host in PROPOSED else set()
         return frozenset(found)
 
     def topology(self, needs: Mapping[str, int | str] | None = None) -> Topology:
@@ -123,14 +149,7 @@ class EmulatedGuest:
 
     async def __aenter__(self) -> Self:
         self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.machine = Machine(
-            self.shape,
-            behaves=self.setup.behaves,
-            host=self.setup.host,
-            seed=self.setup.seed,
-            on_history=self._on_history,
-            on_control=self._on_control,
-        )
+        self.machine = self._made()
         async with AsyncExitStack() as stack:
             sockets = Path(tempfile.mkdtemp(prefix="dcd-emu-"))  # a run directory's path may be too long for a socket
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
@@ -139,6 +158,18 @@ class EmulatedGuest:
             self.qmp = await stack.enter_async_context(Qmp.connect(sockets / "qmp", log=self.run_dir / "qmp.jsonl"))
             self._stack = stack.pop_all()
         return self
+
+    def _made(self) -> Machine:
+        return Machine(
+            self.shape,
+            behaves=self.setup.behaves,
+            host=self.setup.host,
+            seed=self.setup.seed,
+            under_test=self.setup.under_test,
+            what_if=self.setup.what_if,
+            on_history=self._on_history,
+            on_control=self._on_control,
+        )
 
     async def __aexit__(self, *_: object) -> None:
         self._intake.begin(None)
@@ -198,26 +229,37 @@ class EmulatedGuest:
 
     def _host(self) -> dict[str, Any]:
         told: dict[str, Any] = {"generation": self.setup.host, "simulated": True}
-        regions = [place for watched in self.machine.control.watched.values() for place in standing(watched.host)]
+        if self.setup.what_if:
+            told["what_if"] = sorted(self.setup.what_if)
+        if self.setup.under_test:
+            return told
+        everyone = [watched for control in self.machine.controls for watched in control.watched.values()]
+        regions = [place for watched in everyone for place in standing(watched.host)]
         return {**told, "regions": regions, "slack_ns": 100_000_000} if self.setup.host != "U" else told
 
     def session(self, writer: Writer) -> Session:
         """A session on it that writes there."""
+        host = EmulatedHost(self)
         witnesses: list[Witness] = [EmulatedBlocks(self), EmulatedBytes(self.machine)]
+        if not self.setup.scripted:
+            witnesses.append(EmulatedSysfs(host))
         injectors: list[Injector] = [QmpInjector(self.qmp)]
         if "fm" in self.setup.offers:
             fabric = Fabric(cast("Guest", _Carrier(self)))
             witnesses += [FmExtents(fabric), FmTags(fabric)]
-            injectors.append(FmInjector(fabric))
-        return Session(
-            writer=writer,
-            feed=self,
-            injector=injectors[0],
-            injectors=injectors,
-            host=EmulatedHost(self),
-            witnesses={witness.name: witness for witness in witnesses},
-            backend=EmulatedBackend(self.machine),
-        )
+            injectors.insert(0 if self.setup.via == "fm" else 1, FmInjector(fabric))
+        plugs: dict[str, Any] = {
+            "writer": writer,
+            "feed": self,
+            "injector": injectors[0],
+            "injectors": injectors,
+            "host": host,
+            "witnesses": {witness.name: witness for witness in witnesses},
+            "backend": EmulatedBackend(self.machine),
+        }
+        if self.setup.under_test:
+            return KernelSession(kernel=SimulatedKernel(self.machine), **plugs)
+        return Session(**plugs)
 
     def drain(self) -> None:
         """Nothing is ever on its way: what the host does is in the history when it has done it."""
@@ -273,7 +315,10 @@ class EmulatedGuest:
     # -- what arrives --------------------------------------------------------------------------------------------
 
     def _on_history(self, body: bytes) -> None:
-        self._intake.take(json.loads(body))
+        line = json.loads(body)
+        if self.setup.under_test and line["op"] < 0:  # what a kernel sends by itself nobody sees
+            return
+        self._intake.take(line)
         self._wake()
 
     def _on_control(self, body: bytes) -> None:
@@ -318,6 +363,66 @@ class _Carrier:
         return {"rc": reply.rc, "payload": reply.payload.hex()}
 
 
+class Recording(EmulatedGuest):
+    """The emulated device for somebody else's client: whoever owns it serves `machine` (`emulator.monitor`).
+
+    With `begin`, what the client asks and what the host does goes to a history, as a session would write it. Nothing is
+    asked beside: without a session there are no witnesses. `fault`: why the history could not be written.
+    """
+
+    def __init__(self, setup: EmulatedSetup, shape: Topology) -> None:
+        super().__init__(setup, shape, Path())
+        self.fault: DcdError | None = None
+        self._writer: Writer | None = None
+        self.machine = self._made()
+
+    def begin(self, writer: Writer) -> None:
+        super().begin(writer)
+        self._writer = writer
+        self.machine.on_command = self._command
+
+    def end(self) -> None:
+        """Stop writing; what a dead device left open, and that it is dead, is told first."""
+        writer, death = self._writer, self.death
+        super().end()
+        self._writer = None
+        self.machine.on_command = lambda f, sent: lambda refused: None
+        if writer is None or death is None or self.fault is not None:
+            return
+        for number in tuple(writer.open_operations):
+            writer.end(number, "info", {"reason": death.text})
+        for name in self.machine.devices:
+            value = {"device": name, "kind": death.kind, "reason": death.text}
+            writer.end(writer.invoke("device", "gone", value), "ok", {"reason": death.text})
+
+    def _command(self, f: str, sent: Value) -> Callable[[str | None], None]:
+        process = f"reset.{sent['device']}" if f == "reset" else "manager"
+        number = self._written(lambda writer: writer.invoke(process, f, sent))
+        if f == "reset":
+            self._written(lambda _: self._intake.restart())
+
+        def ended(refused: str | None) -> None:
+            how = ("ok", {}) if refused is None else ("fail", {"error": "Refused", "desc": refused})
+            if number is not None:
+                self._written(lambda writer: writer.end(number, *how))
+
+        return ended
+
+    def _on_history(self, body: bytes) -> None:
+        self._written(lambda _: super(Recording, self)._on_history(body))
+
+    def _written(self, write: Callable[[Writer], _Written]) -> _Written | None:
+        """Write, or keep why it could not be, and end it all."""
+        if self._writer is None or self.fault is not None:
+            return None
+        try:
+            return write(self._writer)
+        except DcdError as error:
+            self.fault = error
+            self.machine.on_quit()
+            return None
+
+
 class EmulatedHost:
     """The simulated host. See `bench.Host`."""
 
@@ -330,18 +435,37 @@ class EmulatedHost:
         told = {"device": name, "add": add, "release": release, "break": breaks}
         self._guest.control("policy", told, int(host_id or 0))
 
-    async def do(self, op: int, process: str, f: str, value: Value) -> None:
+    def may_send(self, f: str) -> None:
+        """Before an operation of it is written down: a kernel is not made to send. Errors: Unserved."""
         if self.name != "U" and f not in _BY_KERNEL:
             raise Unserved(
                 f"host {self.name} is a kernel and sends {f} when it has a reason; host U sends what is asked"
             )
+
+    async def do(self, op: int, process: str, f: str, value: Value) -> None:
+        self.may_send(f)
         asked = {"op": op, "process": process, "f": f, "value": value}
         self._guest.control("ask", asked, value.get("host_id", 0))
 
     async def reset(self) -> None:
-        if self.name != "U":
+        if self.name != "U" and not self._guest.setup.under_test:
             raise Unserved(f"host {self.name} is not reset: that its region is made again is in no history yet")
         self._guest.reboot()
+
+    async def write(self, f: str, value: Value) -> str:
+        """What writing a file gives, of a simulated kernel. Errors: Unserved, AskedWrongly."""
+        return self._linux(value).write(f, value)
+
+    async def sight(self, value: Value) -> Value:
+        """What sysfs shows of a region. Errors: Unserved, AskedWrongly."""
+        return self._linux(value).sight(value["region"])
+
+    def _linux(self, value: Value) -> LinuxHost:
+        machine = self._guest.machine
+        watched = machine.controls[value.get("host_id", 0)].watched.get(value["device"])
+        if watched is None or not isinstance(watched.host, LinuxHost):
+            raise Unserved(f"host {self.name} has no files to write; a simulated kernel has (dcd simulate --host v11)")
+        return watched.host
 
     async def judgement(self) -> Value:
         found: Value = self._guest.control("judgement", {})["judgement"]
@@ -372,6 +496,19 @@ class EmulatedBytes:
 
     async def ask(self, value: Value) -> Value:
         return {"data": self._backend.read(value["device"], value["dpa"], value["length"]).hex()}
+
+
+class EmulatedSysfs:
+    """What a simulated kernel shows of a region. See `bench.Witness`."""
+
+    name = "sysfs"
+    f = "sysfs"
+
+    def __init__(self, host: EmulatedHost) -> None:
+        self._host = host
+
+    async def ask(self, value: Value) -> Value:
+        return await self._host.sight(value)
 
 
 class EmulatedBlocks:

@@ -19,12 +19,15 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from . import bench, history, link, machine, topology
+from . import bench, bootlog, history, link, machine, topology
 from .errors import AnsweredWrongly, AskedWrongly, CannotRun, DcdError, LinkLost, MachineGone, OutcomeUnknown, TimedOut
 from .model import departures
 from .qmp import Event, Qmp
 
 BOOT_TIMEOUT_S = 60.0
+PATIENCE = 4
+"""How many such times a kernel under test gets at most, while its console goes on."""
+_CONSOLE_READ_BYTES = 1 << 20
 CONTROL_TIMEOUT_S = 10.0
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 64
@@ -338,15 +341,17 @@ class Guest:
         append: str = "",
         boot_timeout_s: float = BOOT_TIMEOUT_S,
         poll: Poll = "sleep",
+        host: machine.HostKind = "U",
     ) -> None:
         self.shape = shape
+        self.host = host
         self.run_dir = run_dir
         self.ready: dict[str, Any] = {}
         self.strays: list[str] = []
         self._boot_timeout_s = boot_timeout_s
         self._poll = poll
         self._argv = machine.full_argv(
-            qemu=qemu, topology=shape, kernel=kernel, initrd=initrd, accel=accel, append=append
+            qemu=qemu, topology=shape, kernel=kernel, initrd=initrd, accel=accel, append=append, host=host
         )
         self.qemu = qemu
         self.accel = accel
@@ -388,6 +393,7 @@ class Guest:
                 Qmp.connect(self._machine.take_qmp(), log=self.run_dir / "qmp.jsonl", on_event=self._on_event)
             )
             self.ready = (await self._boot(ready))["ready"]
+            self._hears()
             (self.run_dir / "agent.json").write_text(json.dumps(self.ready, indent=1) + "\n")
             await self._name_devices()
             self._stack = stack.pop_all()
@@ -425,7 +431,10 @@ class Guest:
         self._intake.begin(None)
 
     def devices(self) -> tuple[dict[str, Any], ...]:
-        """The header's devices: names from the topology, regions as the device reported them."""
+        """The header's devices: names from the topology, regions as the device reported them; under a kernel that has
+        the devices to itself, as the topology has QEMU make them."""
+        if self.host == "kernel":
+            return tuple(_described(device) for device in self.shape.devices)
         found = {device["serial"]: device for device in self.ready["devices"]}
         return tuple(
             {"name": device.name}
@@ -464,6 +473,10 @@ class Guest:
         finally:
             self._resetting = False
         await self._name_devices()
+
+    def console_end(self, max_bytes: int) -> str:
+        """The end of what the guest wrote to its console."""
+        return self._machine.console_tail(max_bytes=max_bytes)
 
     def drop_link(self) -> None:
         """Lose the connection to the agent, as a fault would; it comes back by itself."""
@@ -607,14 +620,51 @@ class Guest:
     # -- start ---------------------------------------------------------------------------------------------------
 
     async def _boot(self, ready: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
-        if not await self.until(ready.done, self._boot_timeout_s):
-            raise TimedOut(
-                f"the guest's agent was not ready after {self._boot_timeout_s} s; its console ends: "
-                f"{self._machine.console_tail(max_bytes=600)!r} (all of it: {self.run_dir / machine.CONSOLE_LOG})"
+        """Wait for the agent. A kernel under test may be built for debugging, and slow: as long as its console goes on,
+        it gets the same time again, a bounded number of times. Errors: CannotRun (its console says what it lacks),
+        TimedOut, MachineGone."""
+        said, began = 0, asyncio.get_running_loop().time()
+        try:
+            for _ in range(PATIENCE if self.host == "kernel" else 1):
+                if await self.until(ready.done, self._boot_timeout_s):
+                    return ready.result()
+                before, said = said, self._machine.console_size
+                if said == before:
+                    break
+        except MachineGone as error:
+            self._explain()
+            raise MachineGone(f"{error.message}, before its agent was ready; {self._console_ends()}") from None
+        self._explain()
+        took_s = asyncio.get_running_loop().time() - began
+        panic = self._machine.panic()
+        what = "the guest's agent was not ready" if panic is None else f"the guest's kernel panicked ({panic})"
+        raise TimedOut(f"{what} after {took_s:.0f} s; {self._console_ends()}")
+
+    def _hears(self) -> None:
+        """Errors: CannotRun, where a kernel under test will hear of no event."""
+        console = self._machine.console_tail(max_bytes=_CONSOLE_READ_BYTES) if self.host == "kernel" else ""
+        if (cause := bootlog.mute(console)) is not None:
+            raise CannotRun(f"{cause} (its console: {self.run_dir / machine.CONSOLE_LOG})")
+
+    def _explain(self) -> None:
+        """Errors: CannotRun, where the console says why no agent spoke."""
+        cause = bootlog.why(self._machine.console_tail(max_bytes=_CONSOLE_READ_BYTES))
+        if cause is not None:
+            raise CannotRun(f"the guest did not come up: {cause} (its console: {self.run_dir / machine.CONSOLE_LOG})")
+
+    def _console_ends(self) -> str:
+        """The console's last words."""
+        ends = self._machine.console_tail(max_bytes=600)
+        if not ends:
+            return (
+                "it wrote nothing on its console: it hung at once, or has no ttyS0 (CONFIG_SERIAL_8250_CONSOLE, "
+                "console=ttyS0), or is no kernel for this machine"
             )
-        return ready.result()
+        return f"its console ends: {ends!r} (all of it: {self.run_dir / machine.CONSOLE_LOG})"
 
     async def _name_devices(self) -> None:
+        if self.host == "kernel":  # whose drivers have the devices; what they make of them is the survey's
+            return
         found = {device.get("serial"): device for device in self.ready.get("devices", ())}
         for device in self.shape.devices:
             seen = found.get(device.serial)
@@ -728,6 +778,15 @@ class FileBackend:
         for part in self._shape.device(device).locate(dpa, len(data)):
             with (self._directory / part.name).open("r+b") as file:
                 done += os.pwrite(file.fileno(), data[done : done + part.length], part.offset)
+
+
+def _described(device: topology.DeviceSpec) -> dict[str, Any]:
+    """A header's device, from the topology alone."""
+    regions = [
+        {"index": one.index, "base": one.base, "length": one.length, "block_size": one.block_size}
+        for one in topology.expected_regions(device)
+    ]
+    return {"name": device.name, "serial": device.serial, "regions": regions}
 
 
 def _no_constant(name: str) -> float:

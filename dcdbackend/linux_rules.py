@@ -1,8 +1,10 @@
 """The Linux rules, clause by clause: what one generation of the kernel does with a Dynamic Capacity Device.
 
 The same kind of table as `rules.py`, whose reader reads it; apart, because these rules flip between generations while
-the device's stay. Nothing here says how a clause is judged: that is `model/sparse_dax`, `model/tagged` and
-`model/observe`. The known departures of the code from its own documentation (Q) are in `model/quirks.py`.
+the device's stay. Nothing here says how a clause is judged: that is `model/sparse_dax`, `model/tagged`,
+`model/policy_drivers` and `model/observe`. Generation C is a proposal, and `WHAT-IF` holds what is asked for and
+nobody has: no kernel is judged by these, only simulated hosts. The known departures of the code from its own
+documentation (Q) are in `model/quirks.py`.
 
 Where the table says `B, 17/31`, the clause was read in that message of the v11 series (2026-06-25); `A` is the sparse
 DAX series as of v9 (2025-04-13). Two generations in one cell mean that the others behave otherwise.
@@ -15,8 +17,14 @@ from .rules import CXL, Clause, read_table
 
 SPARSE = ("A",)
 TAGGED = ("B-rfc", "v10", "v11", "draft")
+POLICY = ("C",)
 GROUPS: dict[str, tuple[str, ...]] = {
-    "L": (*SPARSE, *TAGGED),
+    "L": (*SPARSE, *TAGGED, *POLICY),
+    "C": POLICY,
+    "by-uuid": ("v10", "v11", "draft"),
+    "A-B": (*SPARSE, *TAGGED),
+    "B-C": (*TAGGED, *POLICY),
+    "A-C": (*SPARSE, *TAGGED, *POLICY),
     "A": SPARSE,
     "B": TAGGED,
     "by-size": ("A", "B-rfc"),
@@ -26,7 +34,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "upto-v11": ("B-rfc", "v10", "v11"),
     "draft": ("draft",),
 }
+WHAT_IF = "WHAT-IF"
+"""The rule of what-if switches: a clause for each."""
 _SERIES = "Linux DCD series"
+_SEEDS = {"000": "the proposal of a driver per policy", "001": "the message on region drivers of 2026-01-22"}
+_SEEDS |= {"002": "the message on tagged DAX devices of 2026-05-01", "003": "the cover letter of 2024-08-16"}
 _SOURCES = {
     "L": "every version",
     "A": "v9",
@@ -93,6 +105,16 @@ RULES: dict[str, str] = {
     "B31": "Available size",
     "B32": "Unbinding the region",
     "B33": "Unbinding: caches",
+    "C1": "A driver per policy",
+    "C2": "Sets, and sysram",
+    "C3": "Untagged extents as memory",
+    "C4": "Tagged or untagged",
+    "C5": "devdax",
+    "C6": "virtio",
+    "C7": "No tag, no service",
+    "C8": "Which driver a mode may have",
+    "C9": "The auto-decoder path",
+    WHAT_IF: "Designs that are asked for",
 }
 
 # id | kind and subject | witnesses | generations, source | text (an indented line goes on with the text)
@@ -285,6 +307,80 @@ B32.newest | must host | give_back log | B, 18/31 | newest first
 B32.each | must host | give_back log | B, 18/31 | one 4803h each
 B32.claims | must host | give_back sysfs | B, 18/31 | tag and claim are not asked
 B33.none | must host | - | from-v11, 18/31 | no invalidation precedes those
+C1.create | must host | claim | C, 001 |
+    create_dc_region makes a region inside the DC partition, over nothing that is taken
+C1.decoders | must host | claim | C, 001 | a region is bound when its decoders are programmed, not before and not after
+C1.bound | must host | claim | C, 001 | a region has one driver at a time: a second bind gets EBUSY
+C1.allowed | must host | claim | C, 001 |
+    binding a driver that the mode does not allow fails with EOPNOTSUPP or ENOTSUPP
+C1.undo | must host | claim sysfs | C, 001 | a bind that failed leaves the region as it was, fit for another driver
+C1.bare | must host | sysfs | C, 001 | a DC region is bound without a DAX device
+C1.unprobed | must host | sysfs | C, 001 | a manual bind of a ram region makes a DAX device and leaves it unprobed
+C1.selected | must host | claim | C, 001 | a DAX device takes only the driver that its region's driver selects
+C1.probe | must host | claim sysfs | C, 001 | binding it there probes it, once
+C1.controls | must host | claim | C, 001 | a driver's controls are its own, and are set before it has anything
+C1.discovery | must host | extents answer | C, 001 | what the device holds is found when a region is bound, unanswered
+C1.region | must host | answer extents | C, 001 | an extent with no bound region at its start is refused
+C1.inside | must host | answer extents | C, 000 |
+    an extent that is empty, wraps, leaves its region or meets another one cannot be taken
+C1.answer | must host | answer extents block | C, 000 |
+    one answer settles a chain; it names what was taken and nothing else
+C1.order | must host | answer | C, 000 | in the order offered
+C1.pages | must host | answer | C, 000 | too long for one payload it goes out as several, More on all but the last
+C1.surfaced | must host | sysfs | C, 000 | each extent that was taken is shown under its region, and no other is
+C1.unheld | must host | give_back | C, 000 | a release that names by place and tag what no region holds sends nothing
+C1.unbind | must host | give_back extents | C, 001 |
+    a driver that goes gives everything back, newest first, one 4803h each
+C2.whole | must host | answer extents | C, 000 | a tagged set comes whole: one member that cannot be taken refuses all
+C2.chain | must host | answer extents | C, 000 |
+    a set is what one chain delivers: nothing is answered before More is clear
+C2.live | must host | answer extents | C, 000 | a tag whose set lives on this host is refused
+C2.leave | must host | give_back extents | C, 000 |
+    a set leaves whole, one 4803h per member, whatever part was asked; More is not waited for
+C2.in-use | must host | give_back extents | C, 000 |
+    where somebody holds any of it, nothing is sent: the manager must ask again
+C2.device | must host | sysfs | C, 001 | each set is a DAX device of its own, bound to kmem
+C2.uuid | must host | sysfs | C, 000 | the tag is readable at daxN.M/uuid
+C2.policy | must host | claim | C, 001 | the hotplug policy is set before kmem has anything: EBUSY after
+C2.online | must host | sysfs | C, 001 | memory comes as that policy says
+C2.atomic | must host | claim sysfs | C, 001 |
+    writing daxN.M/hotplug moves the whole device, or (EBUSY) nothing of it
+C3.optional | may host | answer sysfs | C, 000 | a host may take untagged extents as memory
+C3.asked | must host | answer extents | C, 000 | it does so only where its policy says so
+C3.direct | must host | sysfs | C, 000 | they are tracked one by one and hotplugged with no DAX device
+C3.part | must host | give_back extents | C, 000 | they are released in part: those that are named whole, and no others
+C4.one-kind | must host | answer extents | C, 000 |
+    a region that holds tagged extents takes no untagged ones, nor the reverse
+C5.tag | must host | answer extents claim | C, 000 | devdax refuses untagged extents
+C5.unique | must host | answer extents | C, 000 |
+    a tag that lives on another host is refused, but for the same allocation
+C5.device | must host | sysfs | C, 000 | each set is a new DAX device of all its extents, bound to device_dax
+C5.uuid | must host | sysfs | C, 000 | the tag is readable at daxN.M/uuid
+C6.tag | must host | answer extents claim | C, 000 | virtio refuses untagged extents
+C6.vm | may host | - | C, 000 | a tag may name the VM that an extent is for
+C6.each | must host | answer give_back extents | C, 000 | extents come and go one by one
+C6.device | must host | sysfs | C, 000 | where DAX is used each extent has a device of its own; else there is none
+C6.smallest | must host | answer claim | C, 000 | an extent below the smallest size is refused
+C6.never-sysram | must host | claim | C, 000 | kmem never has its memory
+C7.tag | must host | answer extents claim | C, 000 | any driver can be asked to refuse what has no tag
+C8.pmem | must host | claim | C, 001 | pmem takes the pmem driver alone
+C8.ram | must host | claim | C, 001 | ram takes the dax and the sysram driver, and the auto-decoder path
+C8.dc | must host | claim | C, 001 | dc takes dax, sysram, virtio and devdax
+C8.private | must host | claim | C, 001 | a private region has no path in sysfs, nor has a driver that there is not
+C9.auto | must host | sysfs | C, 001 | region/bind of a ram region makes the DAX device, binds it to kmem and onlines it
+WHAT-IF.untagged-partial-claim | must host | claim sysfs | by-uuid, 002 |
+    a size written to an unclaimed device takes so much of untagged extents, oldest first
+WHAT-IF.one-untagged-per-group | must host | give_back extents | B, 002 |
+    each untagged extent is a group: it comes, is claimed and goes by itself
+WHAT-IF.release-remembered | must host | give_back extents | A-C, 003 |
+    what was asked for while it was in use goes when its last user does
+WHAT-IF.extend-accepted | must host | answer extents | A-B, 003 |
+    of an offer that extends what was accepted, the new part is taken
+WHAT-IF.map-to-extents | must host | claim sysfs | A-B, 003 |
+    a DAX device is made of the extents that are named, in that order
+WHAT-IF.interleave | must host | sysfs | A, 003 |
+    an extent surfaces when each device of its region has brought its share, and no sooner
+WHAT-IF.no-tag-no-service | must host | answer extents claim | B-C, 000 | an untagged extent is refused
 """
 
 
@@ -292,16 +388,19 @@ def _placed(clause: Clause) -> Clause:
     """The clause with its generations, and the message it was read in, out of the fourth cell."""
     cell = clause.source.removeprefix(f"{CXL} ")
     names, _, message = cell.partition(", ")
+    generations = GROUPS.get(names, (names,))
+    if message in _SEEDS:
+        return clause._replace(generations=generations, source=f"{_SERIES}: {_SEEDS[message]}")
     source = f"v11 {message}" if message else _SOURCES.get(names, names)
-    return clause._replace(generations=GROUPS.get(names, (names,)), source=f"{_SERIES} {source}")
+    return clause._replace(generations=generations, source=f"{_SERIES} {source}")
 
 
 CLAUSES: dict[str, Clause] = {name: _placed(clause) for name, clause in read_table(_TABLE).items()}
 
 
 def of_generation(generation: str) -> tuple[Clause, ...]:
-    """The clauses that are for a generation, by its name in `GROUPS`; () for one that is not there."""
-    return tuple([clause for clause in CLAUSES.values() if generation in clause.generations])
+    """The clauses that are for a generation as it is, by its name in `GROUPS`; () for one that is not there."""
+    return tuple([one for one in CLAUSES.values() if generation in one.generations and one.rule != WHAT_IF])
 
 
 EVERY: dict[str, Clause] = {**DEVICE_CLAUSES, **CLAUSES}

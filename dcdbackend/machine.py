@@ -58,6 +58,8 @@ COMMAND_FILE = "command.txt"
 LINK_PORT = "dcd.agent"
 
 Accel = Literal["kvm", "tcg"]
+HostKind = Literal["U", "kernel"]
+"""Who answers in the guest: our own host U, or the kernel's drivers."""
 Origin = Literal["private", "system", "given"]
 
 KVM_DEVICE = Path("/dev/kvm")
@@ -77,6 +79,21 @@ _KERNEL_COMMAND_LINE = (
 # Measured: max under TCG costs a fifth of the boot (rep movsb and more text to patch); without RDRAND the guest
 # waits for its random numbers.
 _CPU: dict[Accel, str] = {"tcg": "qemu64,+rdrand,+rdseed", "kvm": "host"}
+
+# A kernel under test must think that it runs on a real machine: seeing a hypervisor, it does not trust itself to flush
+# the processor's caches, and no CXL region can be committed ("Failed to synchronize CPU cache state"). Under TCG max is
+# not needed for that (regions of static and of dynamic capacity were made without it).
+_BARE = ",hypervisor=off"
+
+_SPEAK = ("cxl_core", "cxl_acpi", "cxl_pci", "cxl_mem", "cxl_port", "dax", "dax_cxl", "device_dax", "kmem")
+
+# What a kernel under test is told besides. DCD_AGENT_KERNEL=1 reaches the agent, which then takes no device. Memory
+# stays offline until a scenario onlines it; what hangs is told while the run still lasts; the log holds a whole
+# scenario with dynamic debug on, which speaks from the start where the drivers are built in.
+_KERNEL_UNDER_TEST = (
+    *("DCD_AGENT_KERNEL=1", "memhp_default_state=offline", "log_buf_len=4M", "printk.devkmsg=on"),
+    *("sysctl.kernel.hung_task_timeout_secs=20", f'dyndbg="{"; ".join(f"module {name} +p" for name in _SPEAK)}"'),
+)
 
 # By default a guest's write to the link is only noted, for QEMU's main loop to do later: a doorbell rung after it may
 # be served before it, and a QEMU that dies of that doorbell takes along what was written ahead. With ioeventfd off the
@@ -223,6 +240,10 @@ async def _asked(argv: Sequence[str], *question: str) -> bytes:
 # -- the command line -------------------------------------------------------------------------------------------
 
 
+_DECODERS = ("-global", "pxb-cxl.hdm_for_passthrough=on")
+"""Decoders in a host bridge with one root port, too: without them it passes everything through, to one region."""
+
+
 def full_argv(
     *,
     qemu: Qemu,
@@ -233,16 +254,19 @@ def full_argv(
     append: str = "",
     memory_dir: Path | str = ".",
     paused: bool = False,
+    host: HostKind = "U",
 ) -> list[str]:
     """The whole command line, `qemu.argv` first; sockets and logs are relative to the run directory.
 
+    `host`: for a kernel under test two processors (its races need them) that show no hypervisor, and words of its own.
     `append` goes after our own kernel parameters, so it can override them. `memory_dir` is `Topology.argv`'s.
     `paused` starts QEMU with -S: its device and monitor can be used, and no guest runs.
     """
     panic = ["-device", "pvpanic-pci,bus=pcie.0"] if "pvpanic-pci" in qemu.features else []
     return [
         *qemu.argv,
-        *_platform(accel),
+        *_platform(accel, host),
+        *(_DECODERS if host == "kernel" else ()),
         *topology.argv(memory_dir),
         *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
         *("-chardev", f"file,id=console,path={CONSOLE_LOG},append=on", "-serial", "chardev:console"),
@@ -250,16 +274,17 @@ def full_argv(
         *("-device", _LINK_BUS, "-device", f"virtserialport,chardev=link,name={LINK_PORT}"),
         *panic,
         *("-action", "panic=pause,reboot=reset,shutdown=poweroff"),
-        *_boot(kernel, initrd, append),
+        *_boot(kernel, initrd, " ".join([*(_KERNEL_UNDER_TEST if host == "kernel" else ()), append])),
         *(["-S"] if paused else []),
     ]
 
 
-def _platform(accel: Accel) -> list[str]:
+def _platform(accel: Accel, host: HostKind = "U") -> list[str]:
     """Nothing that was not asked for, and only what a guest without a screen needs."""
+    bare, processors = (_BARE, ["-smp", "2"]) if host == "kernel" else ("", [])
     return [
         *("-nodefaults", "-no-user-config", "-display", "none"),
-        *("-accel", accel, "-cpu", _CPU[accel], "-M", "hpet=off,dump-guest-core=off"),
+        *("-accel", accel, "-cpu", _CPU[accel] + bare, *processors, "-M", "hpet=off,dump-guest-core=off"),
     ]
 
 
@@ -582,6 +607,14 @@ class Machine:
     def console_tail(self, *, max_bytes: int = 4096) -> str:
         """The end of the guest's console, printable (the guest is not trusted with the terminal)."""
         return _printable(_tail(self.run_dir / CONSOLE_LOG, max_bytes))
+
+    @property
+    def console_size(self) -> int:
+        """Bytes that the guest's console has now."""
+        try:
+            return (self.run_dir / CONSOLE_LOG).stat().st_size
+        except OSError:
+            return 0
 
     def stderr_tail(self, *, max_bytes: int = 4096) -> str:
         """The end of what QEMU itself wrote, printable."""

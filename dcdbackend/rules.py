@@ -54,6 +54,7 @@ RULES: dict[str, str] = {
     "DEV-21": "References to tags",
     "DEV-22": "Reset of the host",
     "WITNESS": "Independent witnesses agree",
+    "KERNEL": "Nothing wrong in itself",
 }
 
 CXL = "CXL r3.1"
@@ -261,6 +262,8 @@ DEV-22.recorded | may device | reset | - |
 WITNESS.agree | must witness | - | - | the guest's own judgement of a step and the controller's are the same
 WITNESS.lists | must witness | lists | - |
     the device's list by 4801h, its list by 5603h and the block states say the same of what is accepted
+KERNEL.alarm | must host | log | - |
+    the kernel's log has no WARN, BUG, Oops, lockdep, KASAN, hung task, RCU stall or panic
 """
 
 
@@ -277,6 +280,13 @@ def read_table(table: str) -> dict[str, Clause]:
 
 
 CLAUSES: dict[str, Clause] = read_table(_TABLE)
+
+NOT_JUDGED: dict[str, str] = {
+    "DEV-11.ignored": "a host that does not answer a request does what it may: there is no such thing as the breach",
+    "DEV-16.interrupt": "the agent polls, and takes no interrupt; a kernel under test does not say what woke it",
+    "DEV-22.recorded": "no clause of the specification is cited for it: the reset is in the history, and is not judged",
+}
+"""Clauses that no verdict ever counts as held or broken, and why."""
 
 
 def of_rule(rule: str) -> tuple[Clause, ...]:

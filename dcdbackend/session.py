@@ -131,8 +131,8 @@ class Offer:
             if not early or seen or clock() >= end:
                 break
         await self.session.compare(device=self.device)
-        accepted, others = _split(states, "accepted")
-        pending, refused = _split({range_: s for range_, s in states.items() if s != "accepted"}, "pending")
+        accepted, others = split(states, "accepted")
+        pending, refused = split({range_: s for range_, s in states.items() if s != "accepted"}, "pending")
         if pending:
             outcome: Any = "unanswered"
         else:
@@ -174,7 +174,7 @@ class ReleaseRequest:
         answered = await self.session.feed.until(lambda: self.done, timeout_s)
         states = await self.session.states(self.device, self.region, self.ranges)
         await self.session.compare(device=self.device)
-        kept, released = _split(states, "accepted")
+        kept, released = split(states, "accepted")
         if not kept:
             outcome: Any = "released"
         elif not answered:
@@ -311,6 +311,37 @@ class Session:
         """Take a reference to a tag (5606h), or let it go (5607h). Errors: as `set_region`."""
         value = {"device": self._known(device), "via": _FM, "tag": asked.tag(tag)}
         await self._manage(_REFERENCES[not keep], value, self._fabric())
+
+    # -- the user of a simulated kernel --------------------------------------------------------------------------
+
+    async def kernel_write(self, f: Literal["claim", "use", "unuse"], *, device: str = "mem0", **value: Any) -> str:
+        """Have the user of a simulated kernel write a file, or map a DAX device: what it gave ("-EBUSY"), "" for none.
+
+        `f` and `value` are those of the history (`claim_invoke`, `use_invoke` of its schema). Errors: Unserved where
+        the host is no simulated kernel (`needs={"simulated"}` says so), AskedWrongly.
+        """
+        asked.one_of(f, "f", ("claim", "use", "unuse"))
+        write = getattr(self.host, "write", None)
+        if write is None:
+            raise Unserved(f"host {self.host.name} is no simulated kernel; dcd simulate has one")
+        process = f"user.{self._known(device)}"
+        told = self._owned(f, {"device": device, **asked.plain(value, f)})
+        async with self._lock(process):
+            op = self.writer.invoke(process, f, told)
+            try:
+                error = str(await write(f, told))
+            except (AskedWrongly, Unserved) as problem:
+                self.writer.end(op, "info", {"reason": problem.message})
+                raise
+            self.feed.drain()
+            self.writer.end(op, "fail" if error else "ok", {"error": error} if error else {})
+            return error
+
+    async def sysfs(self, region: str = "region0", *, device: str = "mem0") -> Value:
+        """What a simulated kernel shows of a region, as the history's `sysfs`. Errors: CannotRun, AskedWrongly."""
+        return await self._witness("sysfs", {"device": self._known(device), "region": region})
+
+    # -- the manager, on ----------------------------------------------------------------------------------------
 
     async def set_region(self, region: int, *, block_size: int, sanitize: bool = False, device: str = "mem0") -> None:
         """Set a region up anew (5602h). Errors: Refused, OutcomeUnknown, CannotRun (there is no fabric manager)."""
@@ -776,6 +807,8 @@ class Session:
 
     async def _do(self, f: str, value: Value) -> Op:
         """Have the host carry out one operation and wait for its end. Errors: TimedOut, LinkLost, MachineGone."""
+        if (may_send := getattr(self.host, "may_send", None)) is not None:
+            may_send(f)  # what it certainly does not send is not in the history
         process = f"user.{value['device']}"
         value = self._owned(f, value)
         async with self._lock(process):
@@ -913,7 +946,7 @@ def _coalesce(found: Mapping[Range, State]) -> dict[Range, State]:
     return {(start, length): state for start, length, state in runs}
 
 
-def _split(states: Mapping[Range, State], state: State) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
+def split(states: Mapping[Range, State], state: State) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
     """The ranges in that state, and the others."""
     chosen = tuple(range_ for range_, found in states.items() if found == state)
     return chosen, tuple(range_ for range_ in states if range_ not in chosen)

@@ -44,12 +44,15 @@ def header(options: str, generation: str | None = None) -> Header:
     setup = host.setup
     region = {"index": 0, "base": 0, "length": 4 * G, "block_size": 1 << 20, "dsmad_handle": 0}
     region["sharable"] = "sharable" in words
-    devices = tuple(
+    devices: tuple[Value, ...] = tuple(
         [
             {"name": memdev.name, "serial": at, "regions": [region], "payload_size": memdev.payload_bytes}
             for at, memdev in enumerate(host.memdevs)
+            if "." not in memdev.name
         ]
     )
+    if len(devices) < len(host.memdevs):
+        devices[0]["hosts"] = [0, 1]
     said: Value = {
         "generation": generation or setup.generation.name,
         "what_if": sorted(setup.what_if),
@@ -101,18 +104,24 @@ def record(event: model.Event) -> Value:
     }  # fmt: skip
 
 
+def of_device(memdev: str) -> Value:
+    """The device, and the host where it is not the first: `mem0.1`."""
+    name, _, host_id = memdev.partition(".")
+    return {"device": name, "host_id": int(host_id)} if host_id else {"device": name}
+
+
 def command(lines: Lines, one: Command) -> None:
     """A command of the host; 4801h is written with the page that it brings."""
-    process = f"host.{one.memdev}"
+    process, device = f"host.{one.memdev}", of_device(one.memdev)
     if one.f in ("answer", "give_back"):
         ranges = [list(pair) for pair in one.ranges]
-        lines.both(process, one.f, {"device": one.memdev, "flags": one.flags, "ranges": ranges}, "ok", {"rc": 0})
+        lines.both(process, one.f, {**device, "flags": one.flags, "ranges": ranges}, "ok", {"rc": 0})
     elif one.f == "clear":
-        sent = {"device": one.memdev, "log": 4, "flags": 0, "handles": list(one.handles)}
+        sent = {**device, "log": 4, "flags": 0, "handles": list(one.handles)}
         lines.both(process, "clear", sent, "ok", {"rc": 0})
     elif one.f == "events":
         reply = {"rc": 0, "flags": 0, "overflow_count": 0, "records": []}
-        lines.both(process, "events", {"device": one.memdev, "log": 4}, "ok", reply)
+        lines.both(process, "events", {**device, "log": 4}, "ok", reply)
 
 
 def _memdev(step: Told) -> str:
@@ -131,9 +140,20 @@ def written(cause: model.Cause) -> tuple[str, Value] | None:
         model.MakeRegion: lambda c: (
             "use",
             {"what": "region", "region": c.region, "start": c.start, "length": c.length, "hpa": c.hpa,
-             "dynamic": c.dynamic},
+             "dynamic": c.dynamic, **({"mode": c.mode} if c.mode else {}),
+             **({"ways": list(c.ways)} if c.ways else {})},
         ),
-        model.BindRegion: lambda c: ("use", {"what": "bind", "region": c.region}),
+        model.BindRegion: lambda c: (
+            "use", {"what": "bind", "region": c.region, **({"driver": c.driver} if c.driver else {})}
+        ),
+        model.Program: lambda c: ("use", {"what": "decoders", "region": c.region}),
+        model.SetPolicy: lambda c: ("claim", {"file": "policy", "region": c.region, "name": c.name, "text": c.text}),
+        model.Hotplug: lambda c: ("claim", {"file": "hotplug", "dax": c.device, "text": c.text}),
+        model.Hold: lambda c: ("use", {"what": "map", "dax": c.device}),
+        model.LetGo: lambda c: ("unuse", {"what": "map", "dax": c.device}),
+        model.Choose: lambda c: (
+            "claim", {"file": "extents", "dax": c.device, "text": " ".join([hex(offset) for offset in c.offsets])}
+        ),
         model.UnbindRegion: lambda c: ("unuse", {"what": "bind", "region": c.region}),
         model.DestroyRegion: lambda c: ("unuse", {"what": "region", "region": c.region}),
         model.LoadDriver: lambda c: ("use", {"what": "driver"}),
@@ -157,7 +177,7 @@ def write(lines: Lines, step: Told, commands: tuple[Command, ...], error: str | 
         if cause.faults:
             lines.both(f"user.{memdev}", "use", {"device": memdev, "what": "fault", "faults": sorted(cause.faults)})
         reply = {"rc": 0, "flags": 0, "overflow_count": 0, "records": [record(one) for one in cause.events]}
-        lines.both(f"host.{memdev}", "events", {"device": memdev, "log": 4}, "ok", reply)
+        lines.both(f"host.{memdev}", "events", {**of_device(memdev), "log": 4}, "ok", reply)
     elif isinstance(cause, model.Page):
         region = step.before.region(cause.region)
         start = len(region.scan.found) if region.scan else 0
@@ -167,7 +187,7 @@ def write(lines: Lines, step: Told, commands: tuple[Command, ...], error: str | 
         ]
         if cause.faults:
             lines.both(f"user.{memdev}", "use", {"device": memdev, "what": "fault", "faults": sorted(cause.faults)})
-        sent = {"device": memdev, "count": step.before.memdev(memdev).most_listed, "start": start}
+        sent = {**of_device(memdev), "count": step.before.memdev(memdev).most_listed, "start": start}
         page = {"rc": 0, "total": cause.total, "generation": cause.generation, "extents": listed}
         lines.both(f"host.{memdev}", "extents", sent, "ok", page)
     elif isinstance(cause, model.Reset):
@@ -179,7 +199,7 @@ def write(lines: Lines, step: Told, commands: tuple[Command, ...], error: str | 
         return
     f, value = told_
     gives = step.way.error if error is None else error
-    number = lines.begin(f"user.{memdev}", f, {"device": memdev, **value})
+    number = lines.begin(f"user.{memdev}", f, {**of_device(memdev), **value})
     for one in commands:  # inside: the kernel gives back before the write returns
         command(lines, one)
     lines.end(number, "fail" if gives else "ok", {"error": gives} if gives else {})
@@ -200,7 +220,8 @@ def sight(lines: Lines, host: model.Host, region: str, change: Value | None = No
     }
     value.update(change or {})
     memdev = host.region(region).memdev
-    lines.both("witness", "sysfs", {"device": memdev, "region": region}, "ok", value)
+    value = {key: told for key, told in value.items() if told is not None}
+    lines.both("witness", "sysfs", {"device": memdev.partition(".")[0], "region": region}, "ok", value)
 
 
 def history(
@@ -231,7 +252,7 @@ def history(
     lines.both("witness", "block", {"device": "mem0", "region": 0, "offset": 0}, "ok", {"state": "free"})
     if look and sent is None and error is None:
         for region in world.host.regions:
-            if region.dax_region:
+            if region.dax_region or region.mode:
                 sight(lines, world.host, region.name, change)
     return header(options, generation), lines.ops
 

@@ -5,7 +5,8 @@
 
 Extents are `START+LENGTH`, `/a` its tag (one hex digit, all sixteen bytes of it), `#2` its sequence. A chain's records
 have More on all but the last; `...` at the end leaves it open. Sizes as in `units`. Options come after the generation:
-`sharable`, `lazy` (timers may be late), `-Q6` (that departure off), `no-driver`, `no-tag-no-service`, `pmd=512M`.
+`sharable`, `lazy` (timers may be late), `-Q6` (that departure off), `no-driver`, `no-tag-no-service` (and every other
+what-if), `pmd=512M`. Generation C has a second host, `@mem0.1`; `lab devdax` makes its region of 1G and binds it.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def told(text: str, world: World) -> list[Command]:
         handles = tuple([int(word) for word in words if word.isdigit()]) or cleared
         name = {"give": "give_back"}.get(verb, verb)
         flags = MORE if words[-1:] == ["more"] else 0
-        found.append(Command(name, "mem0", ranges, flags, handles if name == "clear" else ()))
+        memdev = next((command.memdev for command in world.commands), "mem0")
+        found.append(Command(name, memdev, ranges, flags, handles if name == "clear" else ()))
     return found
 
 
@@ -160,7 +162,7 @@ def begin(options: str) -> World:
     )
     partition = Partition(0, 4 << 30, "sharable" in words)
     payload = 8 + 24 * 4 if "small" in words else 2048
-    memdevs = (Memdev("mem0", partition, payload), Memdev("mem1", partition, payload))
+    memdevs = tuple([Memdev(memdev, partition, payload) for memdev in ("mem0", "mem0.1" if name == "C" else "mem1")])
     host = Host(made, memdevs)
     return World(host._replace(drivers=frozenset()) if "no-driver" in words else host)
 
@@ -194,6 +196,11 @@ def do(world: World, step: str) -> World:
     if verb == "region":
         name = f"region{len(world.host.regions)}"
         for one in (f"make {name} {words[0]} @{memdev}", f"bind {name}"):
+            world = do(world, one)
+        return scan(world)
+    if verb == "lab":
+        name = words[1] if len(words) > 1 else "region0"
+        for one in (f"make {name} 0+1G dc @{memdev}", f"program {name}", f"bind {name} {words[0]}"):
             world = do(world, one)
         return scan(world)
     if verb == "pages":
@@ -231,7 +238,10 @@ def _records(world: World, verb: str, words: list[str], memdev: str) -> World:
 def _cause(verb: str, words: list[str], memdev: str, world: World) -> model.Cause:
     if verb == "make":
         place = extent(words[1])
-        return model.MakeRegion(words[0], memdev, place.start, place.length, 1 << 40, "static" not in words)
+        mode = next((word for word in words[2:] if word not in ("static", "ways")), "")
+        ways = ("mem0", "mem1") if "ways" in words else ()
+        dynamic = "static" not in words and mode in ("", "dc")
+        return model.MakeRegion(words[0], memdev, place.start, place.length, 1 << 40, dynamic, mode, ways)
     if verb == "page":
         return model.Page(
             words[0], int(words[1]), int(words[2]), tuple([extent(word) for word in words[3:]]), world.faults
@@ -241,6 +251,8 @@ def _cause(verb: str, words: list[str], memdev: str, world: World) -> model.Caus
         if len(text) == 1 and text in "abcdef":
             text = f"{text * 8}-{text * 4}-{text * 4}-{text * 4}-{text * 12}"
         return model.Claim(words[0], text)
+    if verb == "choose":
+        return model.Choose(words[0], tuple([parse_size(word) for word in words[1:]]))
     if verb == "size":
         return model.Resize(words[0], parse_size(words[1]))
     return _SIMPLE[verb](*words)
@@ -256,6 +268,11 @@ _SIMPLE: dict[str, Callable[..., model.Cause]] = {
     "drive": model.Bind,
     "undrive": model.Unbind,
     "delete": model.Delete,
+    "program": model.Program,
+    "policy": model.SetPolicy,
+    "hotplug": model.Hotplug,
+    "hold": model.Hold,
+    "letgo": model.LetGo,
     "reset": model.Reset,
 }
 

@@ -37,19 +37,34 @@ def device_lines() -> list[bytes]:
     return [head.line(), *[op_line(op) for op in parse(SCRIPT, head=head)]]
 
 
-def host_lines() -> list[bytes]:
-    """A good history of a Linux host alone."""
-    head, ops = hosts("v11", "region 0+1G; add 0+4M/a 8M+4M/a; claim dax0.0 a; size dax0.0 0; release 0+4M/a")
+LINUX = {
+    "host": ("v11", "region 0+1G; add 0+4M/a 8M+4M/a; claim dax0.0 a; size dax0.0 0; release 0+4M/a"),
+    "policy": (
+        "C release-remembered",
+        "lab sysram; policy region0 hotplug online; lab devdax region1 @mem0.1; add 0+4M/a 8M+4M/a; hold dax0.0; "
+        "hotplug dax0.0 offline; release 0+4M/a; add 64M+4M/a @mem0.1; letgo dax0.0; unbind region1",
+    ),
+    "ways": (
+        "A interleave map-to-extents",
+        "make region0 0+1G ways; bind region0; pages; add 0+4M; add 0+4M @mem1; choose dax0.0 0; release 0+4M @mem1",
+    ),
+}
+"""Good histories of a Linux host alone: options and script."""
+
+
+def host_lines(name: str) -> list[bytes]:
+    """Its lines."""
+    head, ops = hosts(*LINUX[name])
     return [head.line(), *[op_line(op) for op in ops]]
 
 
 @cache
 def good(name: str) -> tuple[bytes, ...]:
-    """The lines of a good history: device, host, or a recorded kernel with its device."""
+    """The lines of a good history: device, one of LINUX, or a recorded kernel with its device."""
     if name == "device":
         return tuple(device_lines())
-    if name == "host":
-        return tuple(host_lines())
+    if name in LINUX:
+        return tuple(host_lines(name))
     with TemporaryDirectory() as place:
         path = Path(place) / "history.jsonl"
         kernel_history.write(read("B2_tagged_chain"), path, "v11")
@@ -68,12 +83,12 @@ def verdict(lines: bytes, *, blind: bool = False) -> tuple[Verdict, list[str]] |
 
 
 def test_they_are_good() -> None:
-    for name in ("device", "host", "kernel"):
-        found = verdict(b"".join(good(name)), blind=name == "host")
+    for name in ("device", "kernel", *LINUX):
+        found = verdict(b"".join(good(name)), blind=name in LINUX)
         assert not isinstance(found, BadHistory) and found[0].outcome in ("pass", "departure"), name
 
 
-NAMES = st.sampled_from(["device", "host", "kernel"])
+NAMES = st.sampled_from(["device", "kernel", *LINUX])
 
 
 @given(name=NAMES, where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
@@ -83,7 +98,7 @@ def test_a_flipped_byte(name: str, where: float, flip: int) -> None:
     data = bytearray(b"".join(good(name)))
     at = int(where * len(data))
     data[at] ^= flip
-    found = verdict(bytes(data), blind=name == "host")
+    found = verdict(bytes(data), blind=name in LINUX)
     if isinstance(found, BadHistory):
         return
     assert at == len(data) - 1 and found[0].warnings, "a byte was changed, and nobody noticed"
@@ -112,10 +127,10 @@ def test_lines_lost_exchanged_doubled(name: str, what: str, where: int, other: i
         data = data[: other % len(data)]
     if data == b"".join(good(name)):
         return
-    found = verdict(data, blind=name == "host")
+    found = verdict(data, blind=name in LINUX)
     if isinstance(found, BadHistory):
         return
-    whole = verdict(b"".join(good(name)), blind=name == "host")
+    whole = verdict(b"".join(good(name)), blind=name in LINUX)
     assert not isinstance(whole, BadHistory)
     assert b"".join(good(name)).startswith(data), "lines were lost, and nobody noticed"
     assert not found[0].failed, "a history that ends early breaks no rule"
@@ -165,7 +180,7 @@ def test_a_value_that_is_sealed_again(name: str, line: int, place: int, new: Any
         return
     path = where[place % len(where)]
     ops[at] = ops[at]._replace(value=changed(ops[at].value, path, new))
-    found = verdict(head.line() + b"".join([op_line(op) for op in ops]), blind=name == "host")
+    found = verdict(head.line() + b"".join([op_line(op) for op in ops]), blind=name in LINUX)
     if not isinstance(found, BadHistory) and found[0].outcome == "pass":
         assert found[0].operations and not found[0].nothing_judged
 
@@ -177,7 +192,7 @@ def test_a_header_that_is_sealed_again(name: str, place: int, new: Any) -> None:
     value = {"n": 0, "version": 1, **head._asdict(), "devices": list(head.devices)}
     where = places(value)
     data = seal(changed(value, where[place % len(where)], new)) + b"".join([op_line(op) for op in ops])
-    verdict(data, blind=name == "host")
+    verdict(data, blind=name in LINUX)
 
 
 @given(name=NAMES, which=st.integers(0, 10_000), kind=st.sampled_from(["ok", "fail", "info"]))
@@ -188,7 +203,7 @@ def test_an_end_of_another_type(name: str, which: int, kind: str) -> None:
     ends = [at for at, op in enumerate(ops) if op.type != "invoke"]
     at = ends[which % len(ends)]
     ops[at] = ops[at]._replace(type=kind)
-    verdict(head.line() + b"".join([op_line(op) for op in ops]), blind=name == "host")
+    verdict(head.line() + b"".join([op_line(op) for op in ops]), blind=name in LINUX)
 
 
 def test_a_line_of_ten_megabytes_nesting_and_numbers_that_are_none() -> None:

@@ -644,7 +644,7 @@ def test_a_list_tells_the_dead_from_the_living(guest: Guest, dead: str, capsys: 
     assert code == 0
     assert rows[0][:6] == ["old", "dead:", "its", "supervisor", "was", "killed"]
     assert rows[1][:3] == ["vm0", "alive", "11.1.3"]
-    assert "2 of 2G in 2 regions, direct" in stdout
+    assert "2 devices of 2G in 2 regions, direct" in stdout
     assert stderr == "next: dcd check old\n"
 
 

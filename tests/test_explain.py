@@ -18,6 +18,7 @@ from dcdbackend.history import op_line
 from dcdbackend.linux_rules import EVERY
 from dcdbackend.model.departures import DEPARTURES
 from dcdbackend.model.quirks import QUIRKS
+from dcdbackend.rules import NOT_JUDGED
 
 
 def written(path: Path, text: str) -> Path:
@@ -125,6 +126,7 @@ def test_every_clause_and_departure_is_in_the_table(capsys: pytest.CaptureFixtur
     assert all(row["versions"] for row in data["departures"])
     blind = {row["id"] for row in data["clauses"] if not row["observable"]}
     assert {"A16.release", "B33.none"} <= blind
+    assert {row["id"]: row["not_judged"] for row in data["clauses"] if row["not_judged"]} == NOT_JUDGED
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,10 @@ def test_every_clause_and_departure_is_in_the_table(capsys: pytest.CaptureFixtur
         (["B3", "--generation", "B-rfc"], ("B3.unbounded",), ("B3.expiry",)),
         (["--generation", "A"], ("A4.tag", "DEV-8.16h", "L1.clears"), ("B5.order", "Q7")),
         (["--generation", "U"], ("DEV-8.16h",), ("A4.tag", "L1.clears")),
-        (["A16.release"], ("not observable",), ()),
+        (["A16.release"], ("not observable",), ("judged:",)),
+        (["DEV-11.ignored"], ("not judged: ",), ()),
+        (["DEV-16.interrupt"], ("not judged: ", "polls"), ()),
+        (["DEV-22"], ("not judged: ", "reset"), ()),
     ],
 )
 def test_what_is_asked_for_is_shown(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
 import pytest
+from kernel_files import a_module, bz_image, modules_directory
 
 from dcdbackend import image
 from dcdbackend.errors import AskedWrongly, CannotRun
@@ -92,7 +93,15 @@ put("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", (plan / "loader").read_text
 put("usr/bin/qemu-system-x86_64", version, 0o755)
 put("usr/share/qemu/bios", "firmware")
 put("usr/share/seabios/bios", "firmware")
-put("boot/vmlinuz-6.12-fake", "kernel " + version)
+if not (plan / "no-kernel").exists():
+    put("boot/vmlinuz-6.12-fake", "kernel " + version)
+    put("boot/config-6.12-fake", "CONFIG_X=y")
+put("usr/lib/modules/6.12-fake/modules.builtin", "kernel/drivers/char/virtio_console.ko")
+put("usr/lib/modules/6.12-fake/kernel/drivers/other/other.ko", "not wanted")
+for path in plan.glob("modules/*"):
+    copied = root / "usr/lib/modules/6.12-fake/kernel/drivers/cxl" / path.name
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    copied.write_bytes(path.read_bytes())
 put("usr/bin/python3.13", "", 0o755)
 (root / "usr/bin/python3").symlink_to("python3.13")
 put("usr/bin/busybox", "", 0o755)
@@ -136,7 +145,7 @@ class Pretended:
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of the user's, no cache but our own."""
-    for name in (image.QEMU, image.KERNEL, image.INITRD):
+    for name in (image.QEMU, image.KERNEL, image.INITRD, image.MODULES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -153,6 +162,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
     monkeypatch.setenv("PRETENDED", str(place))
     monkeypatch.setattr(initrd, "sources", lambda: {"__init__.py": b"", "agent.py": b"x = 1\n"})
+    monkeypatch.setattr(initrd, "further", lambda: {"agent/kernel.py": b"y = 1\n"})
     made = Pretended(place, tmp_path / "cache/dcdbackend")
     made.gives("9.9.1")
     return made
@@ -622,6 +632,16 @@ def test_the_agent_goes_along_with_what_it_imports_and_nothing_else() -> None:
     assert b"import" not in initrd.sources()["__init__.py"]  # the package's own serves the controller
 
 
+def test_what_a_kernel_under_test_needs_of_the_agent_goes_into_the_third_archive() -> None:
+    """Host U's initrd has none of it; together they are whole, whatever imports what."""
+    plain, further = initrd.sources(), initrd.further()
+    assert not [name for name in plain if name.startswith("agent/kernel")]
+    assert {"agent/kernel/__init__.py", "agent/kernel/host.py"} <= set(further)
+    assert not set(plain) & set(further)
+    for room in ("cli", "image", "machine.py", "qmp.py", "guest.py", "session.py", "scenario"):
+        assert not [name for name in further if name.startswith(room)]
+
+
 def test_names_of_modules_in_all_forms_of_import() -> None:
     text = b"from . import a\nfrom .b import c\nfrom .. import d\nimport dcdbackend.e.f\n"
     text += b"from dcdbackend import g\nimport json\n"
@@ -754,3 +774,114 @@ def test_a_part_that_is_a_directory(part: str, own: Own, tmp_path: Path) -> None
 def test_a_kernel_that_is_none(own: Own) -> None:
     with pytest.raises(AskedWrongly, match="is no kernel image; give a bzImage"):
         with_part(own, "kernel", own["initrd"])
+
+
+# -- kernels and their modules ------------------------------------------------------------------------------------
+
+
+def with_modules(pretended: Pretended) -> None:
+    """From now on the packages hold two drivers."""
+    place = pretended.place / "modules"
+    place.mkdir()
+    (place / "cxl_acpi.ko").write_bytes(a_module("cxl_acpi", version="6.12-fake"))
+    (place / "kmem.ko").write_bytes(a_module("kmem", version="6.12-fake"))
+
+
+def names_in(initrd_path: Path, after: int = 0) -> set[str]:
+    """The members of the archives in an initrd of ours, one after the other."""
+    data, found = initrd_path.read_bytes(), set()
+    while after < len(data):
+        end = -(-data.index(b"TRAILER!!!", after) // 512) * 512
+        found |= {member["name"] for member in members(data[after:end])}
+        after = end
+    return found
+
+
+def test_the_guests_kernel_has_its_modules_beside_it(pretended: Pretended) -> None:
+    """The drivers go along where the kernel is the host, and only there; base and agent are the same bytes."""
+    with_modules(pretended)
+    plain, under_test = image.parts(), image.parts(host="kernel")
+    assert (plain.host, under_test.host) == ("U", "kernel")
+    assert plain.kernel == under_test.kernel
+    assert under_test.initrd.read_bytes().startswith(plain.initrd.read_bytes())
+    extra = names_in(under_test.initrd) - names_in(plain.initrd)
+    assert {"dcd/modules/cxl_acpi.ko", "dcd/modules/kmem.ko", "dcd/modules/modules.dep"} <= extra
+    assert "dcd/dcdbackend/agent/kernel.py" in extra
+    assert not any("other" in name for name in extra)
+    assert under_test.manifest["guest"]["modules"]["names"] == ["cxl_acpi", "kmem"]
+    assert "modules" not in plain.manifest["guest"]
+    entry = product.ensure("guest", refresh=False, progress=silent)
+    assert not list((entry / "tree").rglob("*.ko"))
+
+
+def test_a_kernel_package(pretended: Pretended, own: Own) -> None:
+    """In the cache beside the others, with its configuration; given by its path, it finds its modules."""
+    with_modules(pretended)
+    built = image.build_kernel("linux-image-amd64/trixie-backports")
+    assert "--include=linux-image-amd64,tiny-initramfs" in pretended.calls[-1]
+    assert "trixie-backports main" in pretended.calls[-1]
+    assert {path.name for path in built.path.iterdir()} == {"vmlinuz", "config", "modules", "manifest.json"}
+    assert built.manifest["version"] == "6.12-fake"
+    assert {path.name for path in built.path.rglob("*.ko")} == {"cxl_acpi.ko", "kmem.ko"}
+    (built.path / "vmlinuz").write_bytes(bz_image(version="6.12-fake"))
+    found = image.parts(kernel=str(built.path / "vmlinuz"), host="kernel")
+    assert found.manifest["guest"]["modules"]["names"] == ["cxl_acpi", "kmem"]
+    assert "dcd/modules/cxl_acpi.ko" in names_in(found.initrd)
+    calls = len(pretended.calls)
+    assert image.build_kernel("linux-image-amd64/trixie-backports").path == built.path
+    assert len(pretended.calls) == calls, "it is there"
+    assert image.build_kernel("linux-image-cloud-amd64").path != built.path
+    assert [one.kind for one in image.list_images()].count("kernel") == 2
+    image.remove()
+    assert [one.kind for one in image.list_images()] == []
+    assert list((pretended.home / "kernel").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "Linux", "-x", "a b", "linux-image;rm", "linux/../x", "linux-image/", "l" * 99])
+def test_a_name_that_no_package_has(name: str, pretended: Pretended) -> None:
+    with pytest.raises(AskedWrongly, match="give a Debian package, like linux-image-amd64"):
+        image.build_kernel(name)
+    assert not pretended.calls
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("E: Unable to locate package linux-image-q\n", "has no package linux-image-q in bookworm; name another"),
+        (
+            "E: The repository 'http://m.test/debian bookworm Release' does not have a Release file.\n",
+            "has no bookworm",
+        ),
+    ],
+)
+def test_a_package_or_a_suite_that_is_not_there(said: str, told: str, pretended: Pretended) -> None:
+    """A suite that was named is not replaced by another."""
+    pretended.fails(said)
+    with pytest.raises(CannotRun, match=told):
+        image.build_kernel("linux-image-q/bookworm")
+    assert len(pretended.calls) == 1
+
+
+def test_a_package_that_is_no_kernel(pretended: Pretended) -> None:
+    (pretended.place / "no-kernel").touch()
+    with pytest.raises(CannotRun, match="hold 0 kernels"):
+        image.build_kernel("busybox")
+    assert in_the_cache(pretended.home) == []
+
+
+def test_ones_own_modules(own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By flag or variable; with host U they go along, too, but only where they were given."""
+    monkeypatch.setattr(initrd, "sources", lambda: {"agent.py": b"x = 1\n"})
+    monkeypatch.setattr(initrd, "further", lambda: {"agent/kernel.py": b"y = 1\n"})
+    Path(own["kernel"]).write_bytes(bz_image())
+    installed = str(modules_directory(tmp_path / "lib/modules"))
+    for host in ("kernel", "U"):
+        parts = image.parts(**own, modules=installed, host=host)
+        assert b"dcd/modules/cxl_pci.ko\0" in parts.initrd.read_bytes()
+    assert b"dcd/modules/cxl_pci.ko\0" not in image.parts(**own, host="kernel").initrd.read_bytes()
+    monkeypatch.setenv(image.MODULES, installed)
+    assert b"dcd/modules/cxl_pci.ko\0" in image.parts(**own, host="kernel").initrd.read_bytes()
+    with pytest.raises(AskedWrongly, match=r"modules '/nonexistent/x' is no directory"):
+        image.parts(**own, modules="/nonexistent/x")
+    with pytest.raises(AskedWrongly, match="host 'v11'; there is U, kernel"):
+        image.parts(**own, host="v11")  # type: ignore[arg-type]

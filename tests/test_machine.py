@@ -396,6 +396,21 @@ def command_line(**changes: Any) -> list[str]:
     return machine.full_argv(**{**options, **changes})
 
 
+def test_a_kernel_under_test_is_told_so_and_sees_no_hypervisor() -> None:
+    """Two processors for its races; and host U's command line has nothing of it."""
+    plain, under_test = command_line(append="last=1"), command_line(append="last=1", host="kernel")
+    assert under_test[under_test.index("-smp") + 1] == "2"
+    assert under_test[under_test.index("-cpu") + 1] == f"{plain[plain.index('-cpu') + 1]},hypervisor=off"
+    told = under_test[under_test.index("-append") + 1]
+    assert "DCD_AGENT_KERNEL=1" in told.split()
+    assert "module cxl_core +p" in told
+    assert told.endswith(" last=1")
+    assert len(told) < 1500, "Linux cuts its command line at 2048"
+    assert not any("DCD_AGENT_KERNEL" in word or "hypervisor" in word or word == "-smp" for word in plain)
+    given = command_line(accel="kvm", host="kernel")
+    assert given[given.index("-cpu") + 1] == "host,hypervisor=off"
+
+
 def test_the_command_line_is_whole() -> None:
     argv = command_line(
         append="dcd.x=1", qemu=Qemu(argv=("ld.so", "qemu"), version="1", origin="given", features=frozenset())

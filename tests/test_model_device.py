@@ -486,3 +486,62 @@ def test_the_model_is_light_to_import() -> None:
 
 _ROOT = str(__import__("pathlib").Path(__file__).parent.parent)
 _TYPING = {"re", "enum"}  # what `typing` itself brings on this Python
+
+
+# ---- what the guest cannot know of a device with known departures
+
+
+EMPTY_ENTRY = {"dpa": 0, "length": 0, "tag": "00" * 16, "sequence": 0}
+
+
+def listed(view: str, empty: int, *known: str) -> Next | Violation:
+    """A list with that many empty entries at its end, and nothing that this view knows to be pending."""
+    config = CONFIG._replace(view=view, departures=frozenset(known))
+    page = {"rc": 0, "total": 0, "generation": 0, "extents": [EMPTY_ENTRY] * empty}
+    op = Completed("extents", {"device": "mem0", "count": 50, "start": 0}, "ok", page)
+    return model.step(model.initial(config), op)
+
+
+def test_empty_entries_for_offers_that_the_guest_never_read_are_not_known() -> None:
+    """DEV-10.extents by QEMU-list-pending: an offer may be pending that the guest has not read, or whose record the
+    full log lost. Who sees every offer convicts, and so does a guest on a device that has no such departure."""
+    seen = listed("guest", 2, "QEMU-list-pending")
+    assert isinstance(seen, Next)
+    assert (seen.unknown, seen.findings) == (("DEV-10.extents",), ())
+    assert "DEV-10.extents" not in seen.judged
+    for found in (listed("device", 2, "QEMU-list-pending"), listed("guest", 2)):
+        assert isinstance(found, Violation) and found.clause == "DEV-10.extents"
+
+
+def test_a_refusal_for_want_of_room_may_count_offers_that_the_guest_never_read() -> None:
+    """DEV-8.served by QEMU-counts-twice: what else is pending the guest cannot count."""
+
+    def refused(view: str, *known: str) -> Next | Violation:
+        limits = Limits(supported_extents=4)
+        state = model.initial(CONFIG._replace(view=view, limits=limits, departures=frozenset(known)))
+        if view == "device":
+            state = after(state, "add", add((0, BLOCK))).state
+        state = after(
+            state, "events", {"device": "mem0", "log": 4}, "ok", REPLY | {"records": [record(1, 0, BLOCK)]}
+        ).state
+        return model.step(state, Completed("answer", sent((0, BLOCK)), "fail", {"rc": 0x1D}))
+
+    seen = refused("guest", "QEMU-counts-twice")
+    assert isinstance(seen, Next)
+    assert (seen.unknown, seen.findings) == (("DEV-8.served",), ())
+    for found in (refused("device", "QEMU-counts-twice"), refused("guest")):
+        assert isinstance(found, Violation) and found.clause == "DEV-8.served"
+
+
+def test_an_offer_without_length_is_a_known_departure_in_the_guest_too() -> None:
+    """DEV-2.nonempty by QEMU-fm-empty: what such a device then takes to be pending, nobody knows any more."""
+
+    def read(*known: str) -> Next | Violation:
+        state = model.initial(GUEST._replace(departures=frozenset(known)))
+        told = REPLY | {"records": [record(1, 0, 0)]}
+        return model.step(state, Completed("events", {"device": "mem0", "log": 4}, "ok", told))
+
+    for known, outcome in ((("QEMU-fm-empty",), "departure"), ((), "fail")):
+        found = read(*known)
+        assert isinstance(found, Violation)
+        assert (found.clause, found.outcome) == ("DEV-2.nonempty", outcome)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dcdbackend.errors import AskedWrongly
 from dcdbackend.linux_rules import of_generation
 from dcdbackend.model import host as model
-from dcdbackend.model import sparse_dax
+from dcdbackend.model import observe, sparse_dax
 from dcdbackend.model.host import Claim
 from dcdbackend.model.observe import Sight, judge
 from dcdbackend.model.permitted import Command, Range, choose, clash, hold
@@ -192,6 +192,27 @@ def test_every_clause_is_shown() -> None:
     assert all(name in globals() for name in ELSEWHERE.values())
     shown = {case.clause for case in CASES} | set(ELSEWHERE)
     assert shown == {clause.id for clause in of_generation("A")}
+
+
+def test_an_interleaved_extent_is_there_when_each_device_has_brought_its_share() -> None:
+    """What-if interleave: two shares of 4M at one place are one extent of 8M, used and kept together."""
+    world = play("A interleave", "make region0 0+1G ways; bind region0; pages; add 0+4M")
+    assert world.says == "answer 0+4M" and not observe.look(world.host, "region0").extents
+    assert play("A interleave", "size dax0.0 4M", world).says == "! ENOSPC"
+    world = play("A interleave", "add 0+4M @mem1", world)
+    seen = observe.look(world.host, "region0")
+    assert [(one.offset, one.length) for one in seen.extents or ()] == [(0, 8 << 20)] and seen.available == 8 << 20
+    assert play("A interleave", "size dax0.0 6M", world).says == "! EINVAL"
+    world = play("A interleave", "size dax0.0 4M", world)
+    (device,) = observe.look(world.host, "region0").devices
+    assert device.size == 4 << 20
+    assert [(one.start - (1 << 40), one.end - one.start + 1) for one in device.mappings or ()] == [(0, 4 << 20)]
+    world = play("A interleave", "size dax0.0 8M; size dax0.0 4M", world)
+    assert observe.look(world.host, "region0").available == 4 << 20
+    assert play("A interleave", "release 0+4M @mem1", world).says == "", "one device uses both shares"
+    world = play("A interleave", "size dax0.0 0; release 0+4M @mem1", world)
+    assert world.says == "give 0+4M" and not observe.look(world.host, "region0").extents
+    assert [one.memdev for one in world.host.extents] == ["mem0"], "the other share is still the host's"
 
 
 # ---- extents of one chain that overlap each other --------------------------------------------------------------------

@@ -17,6 +17,7 @@ then with the same model that the controller uses.
     judge      the guest's own judgement: the device's conduct and the host's, apart
     host       host U: events in, answers out
     control    what the controller may ask
+    kernel/    the kernel host, in place of host U: the kernel's own DCD answers, and this drives and watches it
     __main__   the loop
 
 It is synchronous (one thread, one `select`), because that is what a host's driver is, and because asyncio costs a

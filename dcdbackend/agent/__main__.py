@@ -1,11 +1,13 @@
-"""The agent's program: `python3 -m dcdbackend.agent [--port PATH] [--root DIR] [--unbind] [--poll sleep|spin]`.
+"""The agent's program: `python3 -m dcdbackend.agent [--port PATH] [--root DIR] [--unbind | --kernel]
+[--poll sleep|spin]`, and `python3 -m dcdbackend.agent watch` (see `kernel.watch`), which needs no controller.
 
 It runs as a child of the guest's init, which powers off when it ends: status 0 when the controller asked for that,
 2 for a wrong command line, 3 when it cannot work here, 4 when the controller stayed away, 70 for a fault of its own.
 What ended it is told twice, to the controller as {"fault": ...} and on standard error (the console).
 
 The port can be given by --port or DCD_AGENT_PORT; else it is the virtio port named dcd.agent. DCD_AGENT_UNBIND=1 is
---unbind: the kernel hands words of its command line that it does not know to init as environment.
+--unbind: the kernel hands words of its command line that it does not know to init as environment. DCD_AGENT_KERNEL=1
+is --kernel: the kernel's own drivers have the devices and answer, and this takes none (see `kernel`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import contextlib
 import gc
 import os
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import crc, link
 from ..errors import CannotRun, DcdError
@@ -32,6 +34,9 @@ from ..history import encode
 from . import device, pci, sysfs, window
 from .control import Control
 from .port import PORT_NAME, Port, VirtioPort, find_port
+
+if TYPE_CHECKING:
+    from .kernel.host import KernelHost
 
 if __name__ == "__main__":
     for _name in _STAND_INS:
@@ -49,11 +54,15 @@ class Options(NamedTuple):
     root: str = ""
     unbind: bool = False
     spin: bool = False
+    kernel: bool = False
 
 
 def parse(arguments: list[str]) -> Options:
     """Errors: SystemExit 2 with one line; 0 for --help."""
-    options = Options(os.environ.get("DCD_AGENT_PORT"), unbind=os.environ.get("DCD_AGENT_UNBIND") == "1")
+    told = os.environ.get
+    options = Options(
+        told("DCD_AGENT_PORT"), unbind=told("DCD_AGENT_UNBIND") == "1", kernel=told("DCD_AGENT_KERNEL") == "1"
+    )
     rest = list(arguments)
     while rest:
         name, given, value = rest.pop(0).partition("=")
@@ -63,8 +72,14 @@ def parse(arguments: list[str]) -> Options:
         if name == "--unbind" and not given:
             options = options._replace(unbind=True)
             continue
+        if name == "--kernel" and not given:
+            options = options._replace(kernel=True)
+            continue
         if name not in ("--port", "--root", "--poll"):
-            _usage(f"{name!r} is not known; there is --port PATH, --root DIR, --unbind, --poll sleep|spin")
+            _usage(
+                f"{name!r} is not known; there is --port PATH, --root DIR, --unbind, --kernel, --poll sleep|spin, "
+                "and the command watch"
+            )
         if not given:
             if not rest:
                 _usage(f"{name} needs a value")
@@ -77,6 +92,8 @@ def parse(arguments: list[str]) -> Options:
             options = options._replace(port=value)
         else:
             options = options._replace(root=value)
+    if options.kernel and options.unbind:
+        _usage("--kernel and --unbind: either the kernel's drivers have the devices, or this agent; give one of them")
     return options
 
 
@@ -91,8 +108,16 @@ class Agent:
     def __init__(self, options: Options, port: Port) -> None:
         self._options = options
         self._port = port
-        self._ready, devices = survey(options)
-        self._control = Control(port, devices, options.root)
+        kernel: KernelHost | None = None
+        devices: dict[int, device.Device] = {}
+        if options.kernel:
+            from .kernel.host import KernelHost
+
+            kernel = KernelHost(options.root)
+            self._ready = {**about(), "host": "kernel", "window": None, "devices": [], "survey": kernel.start()}
+        else:
+            self._ready, devices = survey(options)
+        self._control = Control(port, devices, options.root, kernel)
         self._control.spin = options.spin
         self._new_controller = False
         port.on_new_controller = self._introduce
@@ -154,10 +179,7 @@ def survey(options: Options) -> tuple[dict[str, object], dict[int, device.Device
         first = first or one.window
         shown.append(one.describe())
     ready: dict[str, object] = {
-        "kernel": os.uname().release,
-        "python": sys.version.split()[0],
-        "crcmod_extension": crc.EXTENSION,
-        "uptime_s": float(sysfs.read_text("/proc/uptime").split()[0]),
+        **about(),
         "window": {"base": first.base, "size": first.size} if first else None,
         "devices": shown,
     }
@@ -166,8 +188,22 @@ def survey(options: Options) -> tuple[dict[str, object], dict[int, device.Device
     return ready, taken
 
 
+def about() -> dict[str, object]:
+    """What `ready` says of this guest, whoever has the devices."""
+    return {
+        "kernel": os.uname().release,
+        "python": sys.version.split()[0],
+        "crcmod_extension": crc.EXTENSION,
+        "uptime_s": float(sysfs.read_text("/proc/uptime").split()[0]),
+    }
+
+
 def main(arguments: list[str]) -> int:
     """The exit status."""
+    if arguments[:1] == ["watch"]:
+        from .kernel import watch
+
+        return watch.main(arguments[1:])
     options = parse(arguments)
     port: Port | None = None
     try:

@@ -29,6 +29,7 @@ from .port import Port
 from .switch import Switch, switches
 
 if TYPE_CHECKING:
+    from .kernel.host import KernelHost
     from .process import Processes
 
 Value = dict[str, Any]
@@ -70,10 +71,13 @@ class Watched:
 class Control:
     """The requests, and the state that they set: names, policies, how to poll, whether to end.
 
-    `devices`: those that were taken, by serial number. `root`: of the file systems (see `sysfs`).
+    `devices`: those that were taken, by serial number. `root`: of the file systems (see `sysfs`). `kernel`: where the
+    kernel is the host, what uses it.
     """
 
-    def __init__(self, port: Port, devices: dict[int, Device], root: str = "") -> None:
+    def __init__(
+        self, port: Port, devices: dict[int, Device], root: str = "", kernel: KernelHost | None = None
+    ) -> None:
         self.watched: dict[str, Watched] = {}
         self.spin = False
         self.interval_s = 0.0005
@@ -81,6 +85,7 @@ class Control:
         self._port = port
         self._devices = devices
         self._root = root
+        self._kernel = kernel
         self._switches: list[Switch] | None = None
         self._journal = Journal(port)
         self._started: Processes | None = None
@@ -91,6 +96,7 @@ class Control:
             "raw": self._raw,
             "hold": self._hold,
             "fm": self._fm,
+            "kernel": self._ask_kernel,
             "judgement": self._judgement,
             "exec": lambda request: self._processes.start(request),
             "exec_read": lambda request: self._processes.read(request),
@@ -235,6 +241,12 @@ class Control:
             return {}
         reply = self._switches[number].command(opcode, payload)
         return {"rc": reply.rc, "payload": reply.payload.hex()}
+
+    def _ask_kernel(self, request: Value) -> Value:
+        """{"what", ...}: use the kernel host, or look at it (see `kernel.host`)."""
+        if self._kernel is None:
+            raise AskedWrongly("this agent has the devices itself (host U); boot with --kernel (DCD_AGENT_KERNEL=1)")
+        return self._kernel.handle(request)
 
     def _judgement(self, request: Value) -> Value:
         """The totals of all devices' judges, and their findings, as many as one frame takes."""

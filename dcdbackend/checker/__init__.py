@@ -15,7 +15,7 @@ from ..model import departures as known_departures
 from ..model import whole as reference
 from ..model.state import config_of
 from . import host as hosts
-from .both import Both
+from .both import Beside, Both, Unjudged
 from .search import SUBJECT_OF, Judge, Limits, Model
 from .shape import HOST_SIDE, misshapen, odd, odd_device
 from .verdict import Counts, Finding, Verdict
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Counts", "Finding", "Limits", "Verdict", "check"]
 
 LOOK_AHEAD = 4096
+JOINT = "+"
+"""Between the names of devices whose host is judged as one."""
 
 
 def check(
@@ -52,45 +54,66 @@ def check(
     bounds = limits or Limits()
     judges: dict[str, Judge] = {}
     tags: dict[str, set[bytes]] = {}
+    joined = hosts.together(head) and bool(head.devices)
     for described in head.devices:
         wrong_device = odd_device(described)
         if wrong_device is not None:
             raise BadHistory(wrong_device, line=1)
         config = config_of(described, departures=departures)
         name: str = described["name"]
-        watch = hosts.watch_of(head, described)
+        watch = hosts.watch_of(hosts.apart(head) if joined else head, described)
         if watch is None:
             judges[name] = Judge(name, config, device, reader.end_of, bounds)
         else:
-            both = Both(device, name, watch, tags)
+            both = (Beside if joined else Both)(device, name, watch, tags)
             judges[name] = Judge(name, config, both, reader.end_of, bounds, both)
     watchers = {
         described["name"]: Witnesses(described, judges[described["name"]].tally)
         for described in head.devices
         if head.host.get("generation", "U") == "U"
     }
-    operations = _feed(reader, judges, watchers)
+    joint: Judge | None = None
+    first = hosts.watch_of(head, *head.devices) if joined else None
+    if first is not None:
+        both = Both(Unjudged(), head.devices[0]["name"], first)
+        config = config_of(head.devices[0], departures=departures)
+        joint = Judge(JOINT.join(judges), config, both, reader.end_of, bounds, both)
+    operations = _feed(reader, judges, watchers, joint)
     warnings = [*getattr(lines, "warnings", ())]
     counts: dict[tuple[str, str, str], Counts] = {}
     findings: list[Finding] = []
-    for judge in judges.values():
+    for judge in (*judges.values(), *([joint] if joint is not None else ())):
         judge.finish()
         counts.update(judge.tally.close(SUBJECT_OF))
         findings += judge.tally.findings
         warnings += judge.warnings
-    verdict = Verdict(counts=counts, findings=tuple(findings), warnings=tuple(warnings), operations=operations)
+    verdict = Verdict(
+        counts=counts,
+        findings=tuple(findings),
+        warnings=tuple(warnings),
+        operations=operations,
+        seen=seen_of(head),
+    )
     if verdict.nothing_judged:
         return Verdict(
             counts=counts,
             findings=verdict.findings,
             warnings=(*warnings, "nothing was judged: no operation in the history tests a rule"),
             operations=operations,
+            seen=verdict.seen,
         )
     return verdict
 
 
-def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witnesses]) -> int:
-    """Every line to the judge of its device; how many operations ended. Errors: BadHistory."""
+def seen_of(header: Header) -> str:
+    """Whether what is judged was seen on the real thing: `real`, `recorded` or `simulated`."""
+    if header.backend == "emulator" or header.host.get("simulated"):
+        return "simulated"
+    return "recorded" if header.backend == "recorded" else "real"
+
+
+def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witnesses], joint: Judge | None = None) -> int:
+    """Every line to the judge of its device, and to the `joint` one; how many operations ended. Errors: BadHistory."""
     begun: dict[int, Judge] = {}
     watched: dict[int, tuple[Witnesses, Op]] = {}
     operations = 0
@@ -104,6 +127,8 @@ def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witness
                     raise _unknown_device(op, judges)
                 begun[op.op] = judge
                 judge.begin(op)
+                if joint is not None:
+                    joint.begin(op)
                 if op.f in RELEVANT and op.value["device"] in watchers:
                     watched[op.op] = (watchers[op.value["device"]], op)
                     watched[op.op][0].begin(op)
@@ -113,6 +138,8 @@ def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witness
                     raise BadHistory(f"{op.type} of operation {op.op}, which is not open", line=op.n + 1)
                 operations += 1
                 ended.end(op)
+                if joint is not None:  # the guest's own judgement is of its device
+                    joint.end(op._replace(value={key: one for key, one in op.value.items() if key != "judged"}))
                 if op.op in watched:
                     watcher, begin = watched.pop(op.op)
                     watcher.end(begin, op)
@@ -167,6 +194,7 @@ class _Reader:
         """The first of the lines just read, or read ahead, whose value is not what its operation has."""
         for op in (*self._recent, *self._ahead):
             wrong = misshapen(op)
-            if wrong is not None:
-                return wrong
+            text = odd(op) if wrong is None and op.f in HOST_SIDE else None
+            if wrong is not None or text is not None:
+                return wrong or (op, str(text))
         return None

@@ -24,6 +24,8 @@ _GIVES = frozenset(("B23.whole", "B23.each", "A11.whole", "A11.overlap"))
 _SHARED = frozenset(("B7.dense", "B7.dense-1", "B11.tag", "B11.missing"))
 _ORDERS = ("B16.last", "B16.sharable", "B16.arrival", "B5.sorted")
 _PARTITION = frozenset(("B10.partition", "B8.partition", "A4.partition"))
+_CHOSEN = frozenset(("B27.sequence", "B30.one", "B30.sum", "B27.zero", "A14.any"))
+_REFUSED = ("-EOPNOTSUPP", "-ENOTSUPP")
 _CLAIMED = frozenset(("B27.zero", "B27.reads", "B30.sum", "B30.one", "B31.available"))
 
 
@@ -55,6 +57,8 @@ def of_turn(
     if broken & _GIVES:
         more += sorted(decided & {"L4.ignored", "L4.alone"})
         more += ["B2.release"] if staged and "B2.release" in decided else []
+    if broken & _ANSWERS and lacking and "WHAT-IF.extend-accepted" in decided:
+        more.append("WHAT-IF.extend-accepted")
     if "B3.early" in broken and len(staged) > 1:
         more.append("B2.arm")
     if broken & _SHARED and any(memdev.partition and memdev.partition.sharable for memdev in before.memdevs):
@@ -103,6 +107,8 @@ def of_sight(
     if not broken:
         return tuple(found)
     more: list[str] = []
+    if broken & _CHOSEN and "WHAT-IF.map-to-extents" in shown:
+        more.append("WHAT-IF.map-to-extents")
     if "B27.sequence" in broken:
         more += [clause for clause in _ORDERS if clause in shown][:1]
     if "B30.one" in broken and "B27.oldest" in shown:
@@ -126,6 +132,10 @@ def of_write(clause: str, due: str, gave: str, shown: Sequence[str]) -> list[str
     more = []
     if due and gave in ("-EINVAL", "-ENXIO", "-EBUSY", "-ENOENT", "-EACCES", "-EOPNOTSUPP"):
         more += [f"{clause[:3]}.order"] if clause[:4] in ("B28.", "B29.") else []
+    if due in _REFUSED and clause.startswith("C8."):
+        more.append("C1.allowed")
+    if not due and clause.startswith("C8.") and "C1.undo" in shown:
+        more.append("C1.undo")
     if clause == "B28.gap" and "B16.hole" in shown:
         more.append("B16.hole")
     return more

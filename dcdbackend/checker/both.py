@@ -16,7 +16,7 @@ from ..model import whole as reference
 from ..model.permitted import Command, breach
 from ..model.state import Completed, Next, State, Violation, lose
 from . import host as hosts
-from .kernel import Page, notes_of, pages_of
+from .kernel import Page, alarms_of, notes_of, pages_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ WRITES = frozenset(("claim", "use", "unuse"))
 _BY_HOST = ("host.",)
 _EXCUSED = ("DEV-6.", "DEV-7.")
 _KIND = {"add": 0, "release": 1}
+_CONFIGURED = 3
 
 
 class Traced(NamedTuple):
@@ -41,6 +42,34 @@ class Traced(NamedTuple):
     length: int
     tag: str
     sequence: int
+    region: int = 0
+
+
+class Unjudged:
+    """A device that is judged elsewhere: every step is right, and nothing is known of it."""
+
+    def __init__(self) -> None:
+        self.initial, self.key, self.describe = reference.initial, reference.key, reference.describe
+
+    def judge_regions(self, config: Config, /) -> tuple[tuple[str, ...], tuple[Violation, ...]]:
+        """Nothing is said of them."""
+        return (), ()
+
+    def step(self, state: State, op: Completed, /) -> Next:
+        """Nothing changes."""
+        return Next(state)
+
+    def follow(self, state: State, op: Completed, /) -> State:
+        """Nothing changes."""
+        return state
+
+    def possible(self, state: State, op: Completed, /) -> tuple[State, ...]:
+        """Nothing may have changed."""
+        return ()
+
+    def deadly(self, state: State, f: str, sent: dict[str, Any], /) -> str | None:
+        """Whether it died is said elsewhere."""
+        return None
 
 
 class Pair(NamedTuple):
@@ -166,11 +195,14 @@ class Both:
         watch = self._beside(state.watch, op)
         if watch.lost and op.f != "reset":
             return hosts.Said(watch)
+        by_host = op.f in WRITES or op.process.startswith(_BY_HOST)
+        if by_host and self._memdev(op) not in [memdev.name for memdev in watch.host.memdevs]:
+            return hosts.Said(watch._replace(lost=f"{op.f} is of a host that the header does not name"))
         if op.f in WRITES:
             if op.type == "info":
                 return hosts.Said(watch)
             error = "" if op.type == "ok" else op.received["error"]
-            return hosts.written(watch, self._name, op.f, op.sent, error)
+            return hosts.written(watch, self._memdev(op), op.f, op.sent, error)
         if op.f == "reset":
             return hosts.Said(hosts.reset(watch))
         if op.type == "ok" and op.f == "sysfs":
@@ -179,16 +211,20 @@ class Both:
         if op.type == "ok" and op.f == "trace":
             return self._lost_lines(watch, op, "trace events")
         if op.type == "ok" and op.f in ("extents", "fm_extents") and watch.order is not None:
-            return _ordered(watch, op.received)
+            return _ordered(watch, op.received, appends=bool(state.device.config.departures))
         if not op.process.startswith(_BY_HOST):
             return hosts.Said(watch)
         if op.f == "events" and op.type == "ok" and op.sent["log"] == 4 and "records" in op.received:
-            return hosts.read(watch, self._name, op.received["records"], op.end_ns)
+            return hosts.read(watch, self._memdev(op), op.received["records"], op.end_ns)
         if op.f in ("answer", "give_back", "clear"):
-            return hosts.command(watch, self._name, op.f, op.sent, op.end_ns)
+            return hosts.command(watch, self._memdev(op), op.f, op.sent, op.end_ns)
         if op.f == "extents" and op.type == "ok":
-            return hosts.listed(watch, self._name, op.sent, op.received)
+            return hosts.listed(watch, self._memdev(op), op.sent, op.received)
         return hosts.Said(watch)
+
+    def _memdev(self, op: Completed) -> str:
+        """The device as the host has it that the operation is of."""
+        return hosts.name_of(op.sent.get("device", self._name), op.sent.get("host_id", 0))
 
     def _beside(self, watch: Watch, op: Completed) -> Watch:
         """The watch, with the tags that the host's other devices have brought by now."""
@@ -213,7 +249,7 @@ class Both:
         if op.f not in ("answer", "give_back") or not findings or watch.lost or "ranges" not in op.sent:
             return tuple(findings)
         named = [(start, length) for start, length in op.sent["ranges"]]
-        why = hosts.demanded(watch, self._name, op.f, named, op.end_ns)
+        why = hosts.demanded(watch, self._memdev(op), op.f, named, op.end_ns)
         if why is None:
             return tuple(findings)
         generation = watch.host.setup.generation.name
@@ -230,16 +266,20 @@ class Both:
     def _log(self, state: Pair, op: Completed, *, following: bool) -> Next | Violation:
         """Lines of the kernel's log: what it did since the last ones, inferred, through both models."""
         notes = notes_of(op.received["lines"])
+        if "events" in op.received:
+            state = state._replace(traces=(*state.traces, *[_traced(one) for one in op.received["events"]]))
         first = self._lost_lines(state.watch, op, "lines of the kernel's log")
         gathered = _Gathered(state._replace(watch=first.watch._replace(order=None)), op)
+        self._alarms(gathered, op)
         if op.received.get("lost"):
             gathered.device(lose(state.device, first.watch.lost))
             return gathered.next()
         self._scans(gathered, [note for note in notes if note.kind == "scanned"])
         pages = pages_of(notes)
         told = sum(len(page.records) for page in pages)
-        if told != len(state.traces) and (told or pages):
-            text = f"the log tells of {told} records, the trace of {len(state.traces)}"
+        traced = sum(1 for one in state.traces if one.type in _KIND.values())
+        if told != traced and (told or pages):
+            text = f"the log tells of {told} records, the trace of {traced}"
             gathered.found(_witness(text))
         if not pages and state.traces:
             gathered.unknown.append("WITNESS.agree")
@@ -251,6 +291,16 @@ class Both:
             if broken is not None:
                 return gathered.violation(broken)
         return gathered.next()
+
+    @staticmethod
+    def _alarms(gathered: _Gathered, op: Completed) -> None:
+        """What is wrong whatever the rules: WARN, BUG, Oops, lockdep, KASAN, hung tasks."""
+        alarms = alarms_of(op.received["lines"])
+        for alarm in alarms:
+            evidence = {"kind": alarm.kind, "t_ns": alarm.time_ns}
+            gathered.findings.append(breach("KERNEL.alarm", f"{alarm.kind}: {alarm.text[:200]}", **evidence))
+        if not alarms:
+            gathered.judged.append("KERNEL.alarm")
 
     def _scans(self, gathered: _Gathered, scanned: Sequence[Any]) -> None:
         """Pages of the extent list that the kernel has read; and those that it should have."""
@@ -269,12 +319,24 @@ class Both:
                 for one in gathered.pair.device.accepted
             ]
             gathered.said(hosts.page(watch, due.name, note.number, note.generation, listed[: note.number]))
+            self._recovered(gathered)
         for region in gathered.pair.watch.host.regions:
             if region.scan is not None:
                 gathered.found(breach(clause, f"the extent list was not read for {region.name}"))
                 stopped = region._replace(scan=None, scanned=True)
                 ways = tuple([way._replace(host=way.host.with_region(stopped)) for way in gathered.pair.watch.ways])
                 gathered.watch(gathered.pair.watch._replace(ways=ways))
+
+    def _recovered(self, gathered: _Gathered) -> None:
+        """Some generations answer what a scan found (B26.answered), which no line tells of: taken to have come."""
+        ranges = hosts.due_ranges(gathered.pair.watch, "answer")
+        gathered.said(hosts.unseen(gathered.pair.watch, "answer"))
+        if ranges is None:
+            return
+        sent = {"device": self._name, "flags": 0, "ranges": [list(pair) for pair in ranges]}
+        found, _ = self._ended(gathered.pair.device, Completed("answer", sent, "ok", {"rc": 0}))
+        if not isinstance(found, Violation):
+            gathered.device(found.state)
 
     def _expired(self, gathered: _Gathered, page: Page) -> Violation | None:
         """The time limit of an open chain (B3): an empty answer, by the log's word."""
@@ -295,20 +357,24 @@ class Both:
         clause = "A3.more" if gathered.pair.watch.host.setup.generation.kind == "sparse" else "B2.close"
         for start, length in page.early:
             gathered.found(breach(clause, f"0x{start:x}+0x{length:x} appeared in an open chain"))
-        records = self._records(gathered, page)
-        operations = [("events", {"log": 4}, self._reply(gathered.pair.device, records))]
-        if not gathered.lost:
+        records, open_ends = self._records(gathered, page)
+        operations = [] if page.loose else [("events", {"log": 4}, self._reply(gathered.pair.device, records))]
+        if not gathered.lost and records:
             gathered.said(hosts.read(gathered.pair.watch, self._name, records, page.time_ns))
-        closed = any(kind == "add" and not more for kind, _, _, more in page.records)
-        named = hosts.due_order(gathered.pair.watch, page.added)
-        commands = _commands(self._name, page, named if closed or page.added else None)
+        told = [one for one in page.told if one[0] != "answer" or one[1] not in open_ends]
+        answers = [page.answered(at) for f, at, _ in told if f == "answer"]
+        orders = [hosts.due_order(gathered.pair.watch, pairs) for pairs in answers]
+        named = orders[0] if len(orders) == 1 else ()
+        commands = _commands(self._name, told, orders)
         for command in commands:
             operations.append(_operation(command))
         excuses = [(f, sent) for f, sent, _ in operations]
         before = gathered.pair.watch
         for (f, sent), received in zip(excuses, [reply for _, _, reply in operations], strict=True):
             completed = Completed(f, {"device": self._name, **sent}, "ok", received)
-            found = self._device.step(gathered.pair.device, completed)
+            found, completed = self._ended(gathered.pair.device, completed)
+            if f == "answer" and completed.type == "fail":
+                named = ()
             if isinstance(found, Violation):
                 also = self._excused(before, completed, found.also)
                 if not following:
@@ -319,10 +385,23 @@ class Both:
                 continue
             gathered.device(found.state)
             gathered.judged += [one for one in found.judged if one not in _NOT_TRACED]
-            gathered.findings += self._excused(before, completed, found.findings)
+            for one in self._excused(before, completed, found.findings):
+                gathered.found(one)
             gathered.unknown += found.unknown
         self._answered(gathered, page, commands, named)
         return None
+
+    def _ended(self, device: State, completed: Completed) -> tuple[Next | Violation, Completed]:
+        """A command that nobody saw, as the device must have ended it: success, or else the code that fits."""
+        found = self._device.step(device, completed)
+        if not isinstance(found, Violation) or completed.f not in _REFUSALS:
+            return found, completed
+        for code in _REFUSALS[completed.f]:
+            refused = completed._replace(type="fail", received={"rc": code})
+            other = self._device.step(device, refused)
+            if not isinstance(other, Violation):
+                return other, refused
+        return found, completed
 
     def _answered(
         self, gathered: _Gathered, page: Page, commands: Sequence[Command], named: Sequence[tuple[int, int]]
@@ -339,33 +418,42 @@ class Both:
             said = said._replace(watch=said.watch._replace(order=(order, tuple(named))))
         gathered.said(said)
 
-    def _records(self, gathered: _Gathered, page: Page) -> list[dict[str, Any]]:
-        """The records of a page: kind and place by the log, the rest by the trace."""
+    def _records(self, gathered: _Gathered, page: Page) -> tuple[list[dict[str, Any]], set[int]]:
+        """The records of a page: kind and place by the log, the rest by the trace; More as the device queued it.
+
+        And the places of those that did not end their chain, and with which nothing came: the kernel dropped them.
+        """
         traces = list(gathered.pair.traces)
         records = []
-        for kind, start, length, more in page.records:
+        open_ends: set[int] = set()
+        queued = list(gathered.pair.device.log)
+        for at, (kind, start, length, more) in enumerate(page.records):
+            records += self._untold(traces)
+            wanted = (_KIND[kind], start, length)
+            sent = next((one for one in queued if (one.type, one.dpa, one.length) == wanted), None)
+            if sent is not None:
+                more = sent.more
+                queued = [one for one in queued if one is not sent]
+            if more and not page.answered(at):
+                open_ends.add(at)
             traced = traces.pop(0) if traces else None
             if traced is not None and (traced.type, traced.dpa, traced.length) != (_KIND[kind], start, length):
                 text = f"the log tells of {kind} 0x{start:x}+0x{length:x}, the trace of type {traced.type} "
                 gathered.found(_witness(f"{text}0x{traced.dpa:x}+0x{traced.length:x}"))
-            records.append(
-                {
-                    "handle": traced.handle if traced else 0,
-                    "type": _KIND[kind],
-                    "more": more,
-                    "validity": 0,
-                    "host_id": 0,
-                    "region": 0,
-                    "dpa": start,
-                    "length": length,
-                    "tag": traced.tag if traced else "00" * 16,
-                    "sequence": traced.sequence if traced else 0,
-                    "available_extents": 0,
-                    "available_tags": 0,
-                }
-            )
+            shown = Traced(traced.handle, _KIND[kind], start, length, traced.tag, traced.sequence) if traced else None
+            records.append(_record(shown or Traced(0, _KIND[kind], start, length, "00" * 16, 0), more=more))
+        if not page.loose:
+            records += self._untold(traces)
         gathered.pair = gathered.pair._replace(traces=tuple(traces))
-        return records
+        return records, open_ends
+
+    @staticmethod
+    def _untold(traces: list[Traced]) -> list[dict[str, Any]]:
+        """The records at the head of the trace of which the log has no line: neither an add nor a release."""
+        found = []
+        while traces and traces[0].type not in _KIND.values():
+            found.append(_record(traces.pop(0), more=False))
+        return found
 
     @staticmethod
     def _reply(device: State, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -380,6 +468,22 @@ _NOT_TRACED = frozenset(
      "DEV-8.served", "DEV-10.payload")
 )  # fmt: skip
 """Clauses of 0100h, 0101h, 4802h and 4803h that no trace or log line shows."""
+
+
+_RANGES_REFUSED = (0x0F, 0x1E, 0x1D, 0x02)
+_REFUSALS = {"answer": _RANGES_REFUSED, "give_back": _RANGES_REFUSED, "clear": (0x0E, 0x02)}
+"""What a device says to a command that it does not take (DEV-8, DEV-16)."""
+
+
+class Beside(Both):
+    """A device whose host is judged elsewhere, with other devices: here its generation excuses its commands."""
+
+    def _host(self, state: Pair, op: Completed) -> Said:
+        return hosts.Said(super()._host(state, op).watch._replace(lost=""))
+
+    def finish(self, state: Pair, now_ns: int, still_open: frozenset[str], /) -> Next:
+        """Nothing is said of the host."""
+        return Next(state)  # type: ignore[arg-type]
 
 
 class _Gathered:
@@ -439,22 +543,43 @@ def _witness(text: str) -> Violation:
 
 
 def _traced(one: dict[str, Any]) -> Traced:
-    return Traced(one["handle"], one["type"], one["dpa"], one["length"], one["tag"], one["sequence"])
+    region = one.get("region", 0) if one["type"] == _CONFIGURED else 0
+    return Traced(one["handle"], one["type"], one["dpa"], one["length"], one["tag"], one["sequence"], region)
 
 
-def _commands(name: str, page: Page, named: Sequence[tuple[int, int]] | None) -> list[Command]:
-    """The commands that a page led to, in order; the answer, which no line shows, before the first clear."""
+def _record(one: Traced, *, more: bool) -> dict[str, Any]:
+    """A traced record as a reading of the log has it; what no trace shows is as it must be."""
+    return {
+        "handle": one.handle,
+        "type": one.type,
+        "more": more,
+        "validity": 0,
+        "host_id": 0,
+        "region": one.region,
+        "dpa": one.dpa,
+        "length": one.length,
+        "tag": one.tag,
+        "sequence": one.sequence,
+        "available_extents": 0,
+        "available_tags": 0,
+    }
+
+
+def _commands(
+    name: str, told: Sequence[tuple[str, int, int]], answers: Sequence[Sequence[tuple[int, int]]]
+) -> list[Command]:
+    """The commands that a page led to, in order; an answer, which no line shows, where its chain closed."""
     found: list[Command] = []
-    for f, start, length in page.told:
-        if f == "give_back":
+    left = list(answers)
+    for f, start, length in told:
+        if f == "answer":
+            found.append(Command("answer", name, tuple(left.pop(0))))
+        elif f == "give_back":
             found.append(Command("give_back", name, ((start, length),)))
         elif found and found[-1].f == "clear":
             found[-1] = found[-1]._replace(handles=(*found[-1].handles, start))
         else:
             found.append(Command("clear", name, handles=(start,)))
-    if named is not None:
-        at = next((at for at, one in enumerate(found) if one.f == "clear"), len(found))
-        found.insert(at, Command("answer", name, tuple(named)))
     return found
 
 
@@ -465,8 +590,8 @@ def _operation(command: Command) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return command.f, {"flags": 0, "ranges": [list(pair) for pair in command.ranges]}, {"rc": 0}
 
 
-def _ordered(watch: Watch, received: dict[str, Any]) -> Said:
-    """The device's list shows the order of an inferred answer: new extents are appended."""
+def _ordered(watch: Watch, received: dict[str, Any], *, appends: bool) -> Said:
+    """The device's list shows what an inferred answer named, and its order where new extents are appended (QEMU)."""
     assert watch.order is not None
     clause, due = watch.order
     seen = [(one["dpa"], one["length"]) for one in received.get("extents", ())]
@@ -475,6 +600,8 @@ def _ordered(watch: Watch, received: dict[str, Any]) -> Said:
     if sorted(came) != sorted(due):
         text = f"by the kernel's log the host took {len(due)} extents, the device's list has {len(came)} of them"
         return hosts.Said(watch, (), (_witness(text),))
+    if not appends:
+        return hosts.Said(watch)
     if came != due:
         evidence = {"expected": due, "received": came, "inferred": INFERRED}
         return hosts.Said(watch, (), (breach(clause, "the answer named its ranges in another order", **evidence),))

@@ -32,6 +32,8 @@ def tell(finding: Finding) -> list[str]:
         lines += [f"    line {n + 1:>{width}}  {told}" for n, told in finding.operations]
     if finding.before:
         lines.append("  the state before, by the rules: " + _state(finding.before))
+    if "inferred" in finding.evidence:
+        lines.append(f"  nobody saw the commands themselves: they are inferred from {finding.evidence['inferred']}")
     expected = finding.evidence.get("expected")
     if expected is not None:
         lines.append(f"  expected: {_plain(expected)}")

@@ -18,7 +18,7 @@ from ..linux_rules import CLAUSES
 from ..model import host as model
 from ..model import observe
 from ..model.decide import read_handles, read_ranges
-from ..model.generation import GENERATIONS, setup
+from ..model.generation import EVERY, setup
 from ..model.host import Host, Memdev
 from ..model.permitted import Command, Decision, Dropped, breach, departures, hold
 from ..model.state import Violation
@@ -35,8 +35,13 @@ EARLY_NS = 100_000_000
 """How much later than a kernel's own clock a line of the history may be written: by so much no answer is too early."""
 _SEEN = ("answer", "give_back", "clear")
 _SHOWN = frozenset(("answer", "give_back", "clear", "extents", "fm_extents", "events", "claim", "block"))
-_LATER = frozenset(("B27.oldest", "B28.unchanged", "B16.hole", "L3.start", "B26.gates"))
-_MAPPED = frozenset(("B16.sharable", "B16.arrival", "B16.last", "B16.hole", "B27.sequence", "B18.interleave"))
+_LATER = frozenset(
+    ("B27.oldest", "B28.unchanged", "B16.hole", "L3.start", "B26.gates", "C1.undo", "C1.probe",
+     "WHAT-IF.map-to-extents")
+)  # fmt: skip
+_MAPPED = frozenset(
+    ("B16.sharable", "B16.arrival", "B16.last", "B16.hole", "B27.sequence", "B18.interleave", "WHAT-IF.map-to-extents")
+)
 
 
 class Way(NamedTuple):
@@ -101,25 +106,53 @@ class Said(NamedTuple):
 
 
 def generation_of(header: Header) -> str | None:
-    """The generation of Linux that a header names, None where its host is another one (U, C, nothing said).
+    """The generation of Linux that a header names, None where its host is another one (U, nothing said).
 
     Errors: BadHistory.
     """
     name = header.host.get("generation")
-    if name is None or name in ("U", "C"):
+    if name is None or name == "U":
         return None
-    if not isinstance(name, str) or name not in GENERATIONS:
-        allowed = ", ".join(["U", *GENERATIONS, "C"])
+    if not isinstance(name, str) or name not in EVERY:
+        allowed = ", ".join(["U", *EVERY])
         raise BadHistory(f"host generation {name!r} is not known; there are {allowed}", line=1)
     return name
 
 
-def watch_of(header: Header, device: Mapping[str, Any]) -> Watch | None:
-    """The watch of a header's Linux host over one device; None where the host is not of a modelled generation.
+def together(header: Header) -> bool:
+    """Whether the devices of a header's host are judged as one: with interleave a region is over several of them."""
+    on, places = header.host.get("what_if"), header.host.get("regions")
+    if generation_of(header) is None or not isinstance(on, list) or "interleave" not in on:
+        return False
+    return not isinstance(places, list) or not places or any(_ways(place) for place in places)
+
+
+def _ways(place: Any) -> list[str]:
+    """The devices that a region of the header is over; [] for one alone, and for what is no region."""
+    ways = place.get("ways") if isinstance(place, dict) else None
+    return [str(name) for name in ways] if isinstance(ways, list) else []
+
+
+def apart(header: Header) -> Header:
+    """The header as each device of an interleaved host sees it alone: with a region of its own."""
+    said = header.host.get("regions")
+    if not isinstance(said, list) or not all(isinstance(place, dict) for place in said):
+        return header  # what is wrong with it, `watch_of` says
+    places = [
+        {**{key: value for key, value in place.items() if key != "ways"}, "device": name}
+        for place in said
+        for name in _ways(place) or (place.get("device"),)
+    ]
+    return header._replace(host={**header.host, "regions": places})
+
+
+def watch_of(header: Header, *devices: Mapping[str, Any]) -> Watch | None:
+    """The watch of a header's Linux host over these devices; None where the host is not of a modelled generation.
 
     `header.host` may say `quirks` (ids; by default all that the generation's code has), `what_if`, `pmd_bytes`,
-    `slack_ns` and `regions` (made and bound before the history began: device, region, start, length, hpa); a device's
-    region `sharable`, a device `payload_size`. Errors: BadHistory.
+    `slack_ns` and `regions` (made and bound before the history began: device, region, start, length, hpa, of C
+    `driver` and `host_id`, with interleave `ways`); a device's region `sharable`, a device `payload_size`.
+    Errors: BadHistory.
     """
     name = generation_of(header)
     if name is None:
@@ -131,20 +164,39 @@ def watch_of(header: Header, device: Mapping[str, Any]) -> Watch | None:
         if not (is_list if key in ("quirks", "what_if") else type(value) is int and value >= 0):
             raise BadHistory(f"the host's {key!r} is {str(value)[:80]!r}, which it cannot be", line=1)
     try:
-        made = setup(name, **options)
-        regions = [{"dsmad_handle": 0, **region} for region in device["regions"]]
-        sharable = [region["dsmad_handle"] for region in regions if region.get("sharable")]
-        partition = model.partition_of(regions, sharable=sharable)
-        if device.get("commands") is not None or device.get("interrupts") is False or "static_bytes" in device:
-            partition = None if _off(regions, device) else partition
-        host = Host(made, (Memdev(device["name"], partition, device.get("payload_size", 2048)),))
+        host = Host(setup(name, **options), ())
+        for device in devices:
+            host = host._replace(memdevs=host.memdevs + _memdevs(device))
         for place in said.get("regions", ()):
-            if place["device"] == device["name"]:
+            if place["device"] in [device["name"] for device in devices]:
                 host = _stands(host, place)
     except (AskedWrongly, KeyError, TypeError, AttributeError) as error:
         raise BadHistory(f"its host cannot be: {error!r}"[:200], line=1) from error
+    regions = devices[0]["regions"]
     unused = tuple([(region["base"], region["length"]) for region in regions[1:]])
-    return Watch((Way(host),), unused=unused, off=_off(regions, device))
+    mute = "dynamic debug is off: of what the kernel does its log tells nothing"
+    lost = mute if said.get("dynamic_debug") is False else ""
+    return Watch((Way(host),), unused=unused, off=_off(_handled_regions(devices[0]), devices[0]), lost=lost)
+
+
+def _handled_regions(device: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"dsmad_handle": 0, **region} for region in device["regions"]]
+
+
+def _memdevs(device: Mapping[str, Any]) -> tuple[Memdev, ...]:
+    """A device as each of its hosts has it."""
+    regions = _handled_regions(device)
+    sharable = [region["dsmad_handle"] for region in regions if region.get("sharable")]
+    partition = model.partition_of(regions, sharable=sharable)
+    if device.get("commands") is not None or device.get("interrupts") is False or "static_bytes" in device:
+        partition = None if _off(regions, device) else partition
+    sides = [name_of(device["name"], host_id) for host_id in device.get("hosts", (0,))]
+    return tuple([Memdev(side, partition, device.get("payload_size", 2048)) for side in sides])
+
+
+def name_of(device: str, host_id: int) -> str:
+    """A memory device as one of its hosts has it: `mem0`, `mem0.1`. All hosts together are one `model.host.Host`."""
+    return f"{device}.{host_id}" if host_id else device
 
 
 def _off(regions: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> str:
@@ -160,9 +212,14 @@ def _off(regions: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> str
 def _stands(host: Host, place: Mapping[str, Any]) -> Host:
     """The host with a region that was there, bound and scanned, before the history began. Errors: AskedWrongly."""
     name: str = place["region"]
-    made = model.MakeRegion(name, place["device"], place["start"], place["length"], place.get("hpa", 0))
-    for cause in (made, model.BindRegion(name)):
-        (decision,) = model.decide(host, cause)
+    memdev = name_of(place["device"], place.get("host_id", 0))
+    ways = tuple(place.get("ways", ()))
+    made = model.MakeRegion(name, memdev, place["start"], place["length"], place.get("hpa", 0), ways=ways)
+    causes: list[Cause] = [made, model.BindRegion(name, place.get("driver", ""))]
+    if host.setup.generation.kind == "policy":
+        causes.insert(1, model.Program(name))
+    for cause in causes:
+        decision = model.decide(host, cause)[0]
         if decision.error:
             raise AskedWrongly(f"region {name!r} of the header gives {decision.error}")
         host = decision.after
@@ -270,13 +327,15 @@ def _fit(watch: Watch, *, last: bool) -> Said:
 
 
 _ELSEWHERE = "elsewhere"
+_LIVES = {"host": "B6.live", "hosts": "C2.live"}
+"""By how far a tag is unique: the clause by which one that lives on the host is refused."""
 
 
 def _elsewhere(watch: Watch, options: Sequence[Way]) -> Said | None:
     """What came, if a tag of the chain is live on another device (B6): brought it was, the rest is not known here."""
     for option in options:
         cause, before = option.handled, option.begun
-        if not isinstance(cause, model.Records) or before is None or before.setup.generation.tags != "host":
+        if not isinstance(cause, model.Records) or before is None or before.setup.generation.tags not in _LIVES:
             continue
         staged = [event for memdev in before.memdevs for event in memdev.staged]
         tags = dict.fromkeys([event.tag for event in (*staged, *cause.events) if event.tag != NULL_TAG])
@@ -289,7 +348,7 @@ def _elsewhere(watch: Watch, options: Sequence[Way]) -> Said | None:
                 host = _settled(way, watch.commands).host
                 host = host._replace(extents=tuple([one for one in host.extents if one.memdev != _ELSEWHERE]))
                 after = watch._replace(ways=(Way(host, dropped=way.dropped),), commands=(), under_way=False)
-                return Said(after._replace(reread=not watch.by_log), (), (), ("B6.live",))
+                return Said(after._replace(reread=not watch.by_log), (), (), (_LIVES[before.setup.generation.tags],))
     return None
 
 
@@ -356,13 +415,17 @@ def command(watch: Watch, memdev: str, f: str, value: Mapping[str, Any], now_ns:
                 one._replace(clause=watch.off)
                 if watch.off and _unasked(one)
                 else one._replace(clause=why[0])
-                if why and (one.clause == "L1.only" or (idle and one.clause == "A3.more")) and _unasked(one)
+                if why and (one.clause == "L1.only" or (idle and one.clause in _OPEN)) and _unasked(one)
                 else one
                 for one in came.findings
             ]
         )
         return said.then(came._replace(findings=findings))
     return said.then(sent(said.watch, told))
+
+
+_OPEN = ("A3.more", "C2.chain")
+"""Clauses by which an open chain is not answered."""
 
 
 def _unasked(one: Violation) -> bool:
@@ -396,12 +459,19 @@ def listed(watch: Watch, memdev: str, value: Mapping[str, Any], received: Mappin
     scan, most = due.scan, watch.host.memdev(memdev).most_listed
     said = Said(watch)
     if scan is not None and (value["start"], value["count"]) != (len(scan.found), most):
-        sparse = watch.host.setup.generation.kind == "sparse"
-        again = "A9.restart" if sparse else "B25.restart"
-        clause = again if scan.tries > 1 else "A9.read" if sparse else "B26.all"
+        first, again = _SCANS[watch.host.setup.generation.kind]
+        clause = again if scan.tries > 1 else first
         text = f"the scan reads {value['count']} extents from {value['start']}, due were {most} from {len(scan.found)}"
         said = Said(watch, (), (breach(clause, text, sent=dict(value)),))
     return said.then(page(watch, due.name, received["total"], received["generation"], received["extents"]))
+
+
+_SCANS = {
+    "sparse": ("A9.read", "A9.restart"),
+    "tagged": ("B26.all", "B25.restart"),
+    "policy": ("C1.discovery", "C1.discovery"),
+}
+"""By kind of generation: the clause of a scan's first reading, and of one that begins again."""
 
 
 def page(watch: Watch, region: str, total: int, generation: int, extents: Sequence[Mapping[str, Any]]) -> Said:
@@ -449,36 +519,55 @@ def passed(watch: Watch, memdev: str, now_ns: int, *, open_write: bool) -> Said:
 _DAX_FILES = ("uuid", "size")
 
 
-def cause_of(memdev: str, f: str, value: Mapping[str, Any]) -> Cause | None:
-    """The cause that a claim, a use or an unuse is; None where it is none for the model (mapping, onlining)."""
+def cause_of(memdev: str, f: str, value: Mapping[str, Any], kind: str = "tagged") -> Cause | None:
+    """The cause that a claim, a use or an unuse is; None where it is none for the model (mapping, onlining).
+
+    `kind`: of the host's generation: what is held counts in C alone.
+    """
     if f == "claim":
-        kind = value["file"]
-        if kind == "uuid":
-            return model.Claim(value["dax"], value["text"])
-        if kind == "size":
-            return model.Resize(value["dax"], int(value["text"], 0))
-        if kind == "create":
-            return model.Create(value["region"])
-        if kind == "delete":
-            return model.Delete(value["text"])
-        raise KeyError(kind)
+        return _claimed(value)
     what = value["what"]
     if f == "use" and what == "region":
         return model.MakeRegion(
-            value["region"], memdev, value["start"], value["length"], value.get("hpa", 0), value.get("dynamic", True)
+            value["region"],
+            memdev,
+            value["start"],
+            value["length"],
+            value.get("hpa", 0),
+            value.get("dynamic", True),
+            value.get("mode", ""),
+            tuple(value.get("ways", ())),
         )
-    if what in ("map", "online"):
+    if what == "online" or (what == "map" and kind != "policy"):
         return None
     made: dict[tuple[str, str], Any] = {
-        ("use", "bind"): lambda: model.BindRegion(value["region"]),
+        ("use", "decoders"): lambda: model.Program(value["region"]),
+        ("use", "bind"): lambda: model.BindRegion(value["region"], value.get("driver", "")),
         ("use", "driver"): model.LoadDriver,
         ("use", "dax"): lambda: model.Bind(value["dax"], value["driver"]),
+        ("use", "map"): lambda: model.Hold(value["dax"]),
         ("unuse", "region"): lambda: model.DestroyRegion(value["region"]),
         ("unuse", "bind"): lambda: model.UnbindRegion(value["region"]),
         ("unuse", "driver"): model.UnloadDriver,
         ("unuse", "dax"): lambda: model.Unbind(value["dax"]),
+        ("unuse", "map"): lambda: model.LetGo(value["dax"]),
     }
     cause: Cause = made[f, what]()
+    return cause
+
+
+def _claimed(value: Mapping[str, Any]) -> Cause:
+    """The cause that writing a file is."""
+    made: dict[str, Any] = {
+        "uuid": lambda: model.Claim(value["dax"], value["text"]),
+        "size": lambda: model.Resize(value["dax"], int(value["text"], 0)),
+        "create": lambda: model.Create(value["region"]),
+        "delete": lambda: model.Delete(value["text"]),
+        "policy": lambda: model.SetPolicy(value["region"], value["name"], value["text"]),
+        "hotplug": lambda: model.Hotplug(value["dax"], value["text"]),
+        "extents": lambda: model.Choose(value["dax"], tuple([int(word, 0) for word in value["text"].split()])),
+    }
+    cause: Cause = made[value["file"]]()
     return cause
 
 
@@ -486,7 +575,7 @@ def written(watch: Watch, memdev: str, f: str, value: Mapping[str, Any], error: 
     """A claim, use or unuse that ended with `error` ("" where it succeeded)."""
     if f == "use" and value.get("what") == "fault":
         return Said(watch._replace(faults=frozenset(value["faults"])))
-    cause = cause_of(memdev, f, value)
+    cause = cause_of(memdev, f, value, watch.host.setup.generation.kind)
     if cause is None:
         return Said(watch)
     fits: list[tuple[Way, Decision]] = []
@@ -623,6 +712,7 @@ def _seen_dax(one: Mapping[str, Any]) -> observe.SeenDax:
         None if mappings is None else tuple([observe.SeenMapping(*pieces) for pieces in mappings]),
         one.get("driver"),
         one.get("has_driver"),
+        one.get("hotplug"),
     )
 
 
@@ -704,6 +794,20 @@ def order_clause(watch: Watch) -> str:
                 if expected.f == "answer":
                     return expected.order
     return ""
+
+
+def due_ranges(watch: Watch, f: str) -> tuple[tuple[int, int], ...] | None:
+    """The ranges of a command that is due now; None where none is."""
+    due = [expected for way in watch.ways if way.due is not None for expected in way.due.plan if expected.f == f]
+    return due[0].ranges if watch.under_way and due else None
+
+
+def unseen(watch: Watch, f: str) -> Said:
+    """A command that is due and that no line of a log would tell of is taken to have come (B26.answered)."""
+    ranges = due_ranges(watch, f)
+    if ranges is None:
+        return Said(watch)
+    return sent(watch, Command(f, watch.host.memdevs[0].name, ranges))._replace(judged=())
 
 
 def unasked(watch: Watch, memdev: str, now_ns: int) -> Said:

@@ -34,9 +34,22 @@ _LOG: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("cleared", r"Event log '4': Clearing (?P<number>\d{1,5})"),
         ("scanned", r"Got extent list \d+-+\d+ of (?P<number>\d{1,9}) generation Num:(?P<generation>\d{1,9})"),
         ("timed-out", r"DC add chain timed out"),
+        ("sent", r"Sending command: 0x4802"),
     )
 )
-_WORDS = ("Reading", "DCD event", "more bit", "Tag ", "Add extent", "dc_extent", "Release", "Event log", "Got", "chain")
+_WORDS = (
+    "Sending",
+    "Reading",
+    "DCD event",
+    "more bit",
+    "Tag ",
+    "Add extent",
+    "dc_extent",
+    "Release",
+    "Event log",
+    "Got",
+    "chain",
+)
 
 
 class Note(NamedTuple):
@@ -88,54 +101,129 @@ def _note(time_ns: int, kind: str, values: Mapping[str, str | None]) -> Note:
 class Page(NamedTuple):
     """One reading of the event log: its records in order, and what the kernel noted while it handled them.
 
-    `records` are (kind, start, length, more); `early`: what appeared while a chain was open; `cleared`: handles, in
-    order; `told`: "given" and "cleared" and "answer" in the order of the log, the answer once, where its first extent
-    was added or its first record cleared. `expired`: no reading, but the time limit of an open chain.
+    `records` are (kind, start, length, more); `added`: what was added, and for each the record that closed its chain
+    (its place among the records); `early`: what appeared while a chain was open; `told`: "give_back", "clear" and
+    "answer" (with the place of the record that closed the chain) in the order of the log. `expired`: no reading, but
+    the time limit of an open chain. `loose`: no reading either, but releases that nobody asked for.
     """
 
     records: tuple[tuple[str, int, int, bool], ...]
-    added: tuple[tuple[int, int], ...]
+    added: tuple[tuple[int, int, int], ...]
     early: tuple[tuple[int, int], ...]
     told: tuple[tuple[str, int, int], ...]
     time_ns: int
     expired: bool = False
+    loose: bool = False
+
+    def answered(self, at: int) -> tuple[tuple[int, int], ...]:
+        """What was added of the chain that the record in that place closed."""
+        return tuple([(start, length) for start, length, closed in self.added if closed == at])
 
 
 def pages_of(notes: Sequence[Note]) -> tuple[Page, ...]:
     """The readings that the notes tell of: from one `reading` to the next, those with anything in them."""
     groups: list[list[Note]] = []
+    is_open = False
     for note in notes:
         if note.kind == "reading":
             groups.append([])
+            is_open = True
         elif note.kind == "timed-out":
             groups.append([note])
-        elif groups and note.kind != "scanned":
+            is_open = False
+        elif note.kind == "scanned":
+            is_open = False
+        elif is_open:
+            groups[-1].append(note)
+        elif note.kind == "given":
+            if not groups or not groups[-1] or groups[-1][0].kind != "given":
+                groups.append([])
             groups[-1].append(note)
     return tuple([_page(group) for group in groups if group])
 
 
 def _page(notes: Sequence[Note]) -> Page:
     records: list[tuple[str, int, int, bool]] = []
-    added: list[tuple[int, int]] = []
+    added: list[tuple[int, int, int]] = []
     early: list[tuple[int, int]] = []
     told: list[tuple[str, int, int]] = []
     is_open = False
+    closed = -1
     for note in notes:
         pair = (note.start, note.length)
         if note.kind in ("add", "release"):
             records.append((note.kind, *pair, False))
             is_open = False
+            if note.kind == "add":
+                closed = len(records) - 1
+                told.append(("answer", closed, 0))
         elif note.kind == "staged" and records:
             records[-1] = (*records[-1][:3], True)
             is_open = True
+            told = [one for one in told if one != ("answer", len(records) - 1, 0)]
         elif note.kind in ("added", "online"):
             if is_open:
                 early.append(pair)
             if note.kind == "added":
-                added.append(pair)
+                added.append((*pair, closed))
         elif note.kind == "given":
             told.append(("give_back", *pair))
+        elif note.kind == "sent" and ("answer", closed, 0) in told:
+            told.remove(("answer", closed, 0))  # it is here, where the mailbox tells of it
+            told.append(("answer", closed, 0))
         elif note.kind == "cleared":
             told.append(("clear", note.number, 0))
-    expired = notes[0].kind == "timed-out"
-    return Page(tuple(records), tuple(added), tuple(early), tuple(told), notes[-1].time_ns, expired)
+    first = notes[0].kind
+    return Page(
+        tuple(records),
+        tuple(added),
+        tuple(early),
+        tuple(told),
+        notes[-1].time_ns,
+        first == "timed-out",
+        first == "given" and not records,
+    )
+
+
+# ---- what is wrong in itself -----------------------------------------------------------------------------------------
+
+_ALARMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("panic", r"Kernel panic - not syncing"),
+        ("Oops", r"\bOops\b|general protection fault|kernel NULL pointer dereference|unable to handle (?:kernel|page)"),
+        ("KASAN", r"BUG: K[A-Z]{2,3}SAN:"),
+        ("BUG", r"\bkernel BUG at\b|^(?:\[[^]]*\] *)?BUG: "),
+        ("lockdep", r"WARNING: (?:possible (?:circular|recursive|irq)|inconsistent lock|bad unlock|suspicious RCU)"),
+        ("WARN", r"WARNING: (?:CPU: \d+|[^ ]+:\d+|at )"),
+        ("hung task", r"INFO: task .{1,80} blocked for more than"),
+        ("RCU stall", r"rcu.{0,40} (?:detected|self-detected) stall"),
+    )
+)
+
+
+_BY_US = "raw command path used"
+
+
+class Alarm(NamedTuple):
+    """A line that is wrong whatever the rules: `kind` is WARN, BUG, Oops, lockdep, KASAN, hung task, ..."""
+
+    time_ns: int
+    kind: str
+    text: str
+
+
+def alarms_of(lines: Iterable[Mapping[str, Any]]) -> tuple[Alarm, ...]:
+    """The alarms among log lines, each `{"t_ns", "text"}`; one a line.
+
+    The one that a kernel gives because somebody sends a raw command is ours: it says so in the line before.
+    """
+    found: list[Alarm] = []
+    before = ""
+    for line in lines:
+        text: str = line["text"]
+        kind = next((kind for kind, pattern in _ALARMS if pattern.search(text)), None)
+        if kind is not None and _BY_US not in before:
+            found.append(Alarm(line["t_ns"], kind, text))
+        before = text
+    return tuple(found)

@@ -96,16 +96,24 @@ def _error(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("-E") and value[2:].isalnum()
 
 
+def _offsets(value: Any) -> bool:
+    return isinstance(value, str) and all(_sized(word) for word in value.split())
+
+
 _PLACE = {"region": _text, "start": _number, "length": _number}
 _CLAIMS = {
     "uuid": _object({"dax": _text, "text": _text}),
     "size": _object({"dax": _text, "text": _sized}),
     "create": _object({"region": _text, "text": _text}),
     "delete": _object({"region": _text, "text": _text}),
+    "policy": _object({"region": _text, "name": _text, "text": _text}),
+    "hotplug": _object({"dax": _text, "text": _text}),
+    "extents": _object({"dax": _text, "text": _offsets}),
 }
 _USES = {
-    "region": _object(_PLACE, {"hpa": _number, "dynamic": _flag}),
-    "bind": _object({"region": _text}),
+    "region": _object(_PLACE, {"hpa": _number, "dynamic": _flag, "mode": _text, "ways": _list_of(_text)}),
+    "decoders": _object({"region": _text}),
+    "bind": _object({"region": _text}, {"driver": _text}),
     "driver": _object({}),
     "dax": _object({"dax": _text, "driver": _text}),
     "map": _object({"dax": _text}),
@@ -128,6 +136,7 @@ _DAX = _object(
         "has_uuid": _maybe(_flag),
         "driver": _maybe(_text),
         "has_driver": _maybe(_flag),
+        "hotplug": _maybe(_text),
         "mappings": _maybe(
             _list_of(lambda found: isinstance(found, list) and len(found) == 3 and all(_number(one) for one in found))
         ),
@@ -214,7 +223,7 @@ def odd(op: Op) -> str | None:
         elif op.f == "trace":
             right = lost and _object({"events": _list_of(_TRACED)})(value)
         elif op.f == "log":
-            right = lost and _object({"lines": _list_of(_LINE)})(value)
+            right = lost and _object({"lines": _list_of(_LINE)}, {"events": _list_of(_TRACED)})(value)
     elif op.type == "fail":
         right = _error(value.get("error")) if op.f in ("claim", "use", "unuse") else _text(value.get("error"))
     if right:

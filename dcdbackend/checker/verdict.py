@@ -14,6 +14,8 @@ OUTCOMES = ("pass", "fail", "unknown", "departure", "skipped")
 DEVICE, HOST, MANAGER, WITNESS = "device", "host", "manager", "witness"
 GUEST = "guest."
 MAX_ALIKE = 8
+SEEN = ("real", "recorded", "simulated")
+"""Where a judgement comes from: a QEMU and what ran in its guest, somebody's record of such, or no more than models."""
 
 
 class Counts(NamedTuple):
@@ -52,13 +54,14 @@ class Verdict:
     """`counts`: by (subject, device, clause); a guest's own judgement stands apart, as `guest.device`, `guest.host`.
 
     `findings`: every failure, and the first few of each departure (the counts have them all). `operations`: how many
-    ended. `warnings`: what was noticed and is no finding.
+    ended. `warnings`: what was noticed and is no finding. `seen`: where the history comes from, see `SEEN`.
     """
 
     counts: dict[tuple[str, str, str], Counts] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
     operations: int = 0
+    seen: str = ""
 
     @property
     def nothing_judged(self) -> bool:
@@ -130,16 +133,24 @@ class Verdict:
             findings=(*self.findings, *[found._replace(device=f"{name}/{found.device}") for found in other.findings]),
             warnings=(*self.warnings, *[f"{name}: {warning}" for warning in other.warnings]),
             operations=self.operations + other.operations,
+            seen=self.seen,
         )
 
     def as_data(self) -> dict[str, Any]:
         """The verdict as JSON data."""
         counts = [
-            {"subject": subject, "device": device, "clause": clause, **dict(zip(OUTCOMES, found, strict=True))}
+            {
+                "subject": subject,
+                "device": device,
+                "clause": clause,
+                **dict(zip(OUTCOMES, found, strict=True)),
+                "seen": self.seen,
+            }
             for (subject, device, clause), found in self.counts.items()
         ]
         return {
             "outcome": self.outcome,
+            "seen": self.seen,
             "unknown": list(self.unknown),
             "nothing_judged": self.nothing_judged,
             "operations": self.operations,

@@ -29,6 +29,7 @@ INTERRUPTED = 130
 VERBS: Mapping[str, str] = {
     "regress": "regress.regress",
     "emulate": "emulate.emulate",
+    "simulate": "simulate.simulate",
     "fuzz": "fuzz.fuzz",
     "check": "check.check",
     "explain": "explain.explain",
@@ -52,6 +53,7 @@ VERBS: Mapping[str, str] = {
     "decode": "decode.decode",
     "encode": "decode.encode",
     "image": "image.app",
+    "kernel": "kernel.app",
 }
 """Every verb and where it is: a function or a group (`typer.Typer`) of a module in this package. A module is imported
 when its verb is typed, so none pays for the others."""

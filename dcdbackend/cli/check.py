@@ -12,6 +12,8 @@ from ..errors import AskedWrongly
 from . import complete, out
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..checker.verdict import Verdict
 
 HISTORY = "history.jsonl"
@@ -39,16 +41,20 @@ def check(
     from ..emulated import WARNING
     from ..history import History
     from ..report import table
+    from ..scenario import SCENARIOS
     from ..scenario.runner import exit_code
 
     console = table.console()
     verdicts: dict[str, Verdict] = {}
+    results: list[tuple[Mapping[str, str], Verdict]] = []
     code, unreal = 0, False
     for path in histories(place(run)):
         with path.open("rb") as file:
             history = History(file)
             verdict = check_history(history)
         verdicts[str(path)] = verdict
+        known = SCENARIOS.get(history.header.scenario)
+        results.append(({} if known is None else known.expect, verdict))
         qemu = (history.header.qemu or {}).get("version", "")
         header = history.header
         scripted = not header.host.get("simulated") or header.host.get("generation") == "U"
@@ -68,7 +74,7 @@ def check(
     if as_json:
         console.print_json(json.dumps({path: verdict.as_data() for path, verdict in verdicts.items()}))
     else:
-        console.print(table.by_clause(verdicts.values()))
+        console.print(table.by_clause(verdicts.values(), expected=table.meant(results)))
         out.following("events", run if len(verdicts) == 1 else next(iter(verdicts)))
     return code
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,15 +22,27 @@ _JSON = typer.Option("--json", help="Print it as JSON.")
 @app.command("build")
 def build(
     refresh: Annotated[bool, typer.Option(help="Ask the mirror again for newer packages.")] = False,
+    kernel_package: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[/SUITE]",
+            help="Instead, a Debian kernel and its modules: linux-image-amd64, or linux-image-amd64/trixie-backports.",
+        ),
+    ] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> int:
     """Fetch and build what is missing. Nothing is installed; it all goes to the cache directory.
 
-    Exit: 0 it is there; 3 the environment cannot (no apt, mirror, space), with the ways out.
+    Exit: 0 it is there; 2 no package can have that name; 3 the environment cannot (no apt, mirror, package, space).
     """
     with progress(Console(stderr=True, highlight=False)) as step:
-        built = image.build(step, refresh=refresh)
+        if kernel_package is None:
+            built = image.build(step, refresh=refresh)
+        else:
+            built = (image.build_kernel(kernel_package, step, refresh=refresh),)
     _show(built, as_json)
+    if kernel_package is not None and not as_json:
+        _following(built[0].path)
     return 0
 
 
@@ -49,6 +63,14 @@ def rm(
     freed = sum(cached.size_bytes for cached in gone)
     console.print(f"removed {len(gone)} from {image.cache_dir()}, {_megabytes(freed)} freed", soft_wrap=True)
     return 0
+
+
+def _following(entry: Path) -> None:
+    """What to do with a kernel; its modules lie beside it and are found there."""
+    kernel = shlex.quote(str(entry / "vmlinuz"))
+    console = Console(highlight=False)
+    console.print(f"what it lacks: dcd kernel check {kernel}", markup=False, soft_wrap=True)
+    console.print(f"boot it:       dcd regress --kernel {kernel}", markup=False, soft_wrap=True)
 
 
 def _show(images: tuple[image.Cached, ...], as_json: bool) -> None:

@@ -53,6 +53,9 @@ def launch(
     initrd: Annotated[
         str | None, typer.Option(help="A root of your own with python3; the agent is appended. [env: DCD_INITRD]")
     ] = None,
+    modules: Annotated[
+        str | None, typer.Option(help="Its modules: a /lib/modules/VERSION, or what holds it. [env: DCD_MODULES]")
+    ] = None,
     accel: Annotated[str | None, typer.Option(help="kvm, tcg or auto. [env: DCD_ACCEL]")] = None,
     poll: Annotated[
         Literal["sleep", "spin"], typer.Option(help="How host U watches its devices; spin costs a processor.")
@@ -81,6 +84,7 @@ def launch(
         qemu=qemu,
         kernel=kernel,
         initrd=initrd,
+        modules=modules,
         accel=accel,
         poll=poll,
         seed=seed,
@@ -291,7 +295,8 @@ def _devices(info: drive.Value | None) -> str:
     sizes = [format_size(sum(region["length"] for region in device["regions"])) for device in info["devices"]]
     shapes = {(size, len(device["regions"])) for size, device in zip(sizes, info["devices"], strict=True)}
     each = ", ".join([f"{size} in {regions} region{'s' if regions != 1 else ''}" for size, regions in sorted(shapes)])
-    return f"{len(sizes)} of {each}, {info['topology']}"
+    devices = f"{len(sizes)} device{'s' if len(sizes) != 1 else ''}"
+    return f"{devices} of {each}, {info['topology']}"
 
 
 def _state(guest: supervisor.GuestInfo, died: str | None) -> str:

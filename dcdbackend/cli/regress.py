@@ -13,7 +13,6 @@ import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -22,13 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import asked, image, machine
-from ..boot import MAX_SEED, Setup, Via, prepare
+from ..bench import Via
+from ..boot import KERNEL, MAX_SEED, REQUIRE_QEMU, Setup, prepare
 from ..checker.explain import tell
 from ..emulated import WARNING, EmulatedSetup
 from ..emulator.machine import HOSTS, STRICT, behaviour
 from ..errors import AskedWrongly, CannotRun
 from ..guest import Poll
+from ..kernel.unprovoked import not_judged
 from ..model.departures import CRASH, DEPARTURES, worst_first
+from ..model.generation import GENERATIONS
 from ..report import table
 from ..report.junit import Case
 from ..report.junit import write as write_junit
@@ -36,7 +38,7 @@ from ..rundir import new_run_dir
 from ..scenario import SCENARIOS, Scenario, choose, ordered
 from ..scenario.load import named
 from ..scenario.printed import routed
-from ..scenario.runner import Result, Runner, as_data, worse
+from ..scenario.runner import Result, Runner, as_data, fitting, worse
 from ..topology import Kind
 from . import complete
 from .progress import progress
@@ -59,6 +61,23 @@ _Scenario = Annotated[
 _Qemu = Annotated[str | None, typer.Option(help="A qemu-system-x86_64, `system`, or `private`. [env: DCD_QEMU]")]
 _Initrd = Annotated[
     str | None, typer.Option(help="A root of your own with python3; the agent is appended. [env: DCD_INITRD]")
+]
+_Kernel = Annotated[
+    str | None,
+    typer.Option(
+        help="A bzImage; here it is the kernel under test unless --host says U. [env: DCD_KERNEL, for host U]"
+    ),
+]
+_Modules = Annotated[
+    str | None, typer.Option(help="Its modules: a /lib/modules/VERSION, or what holds it. [env: DCD_MODULES]")
+]
+_Host = Annotated[
+    str | None,
+    typer.Option(help=f"Who answers: U, or kernel (its own drivers); on the emulator {', '.join(HOSTS)}."),
+]
+_Generation = Annotated[
+    str | None,
+    typer.Option(help="Of the kernel under test, where its sysfs does not tell: auto, A, B-rfc, v10, v11."),
 ]
 _Poll = Annotated[
     str | None, typer.Option(help="How the agent watches its devices: sleep (0.5 ms between looks), or spin.")
@@ -87,13 +106,15 @@ def regress(
     size: Annotated[str, typer.Option(help="Its dynamic capacity, a multiple of 256M for each region.")] = "2G",
     topology: Annotated[str, typer.Option(help="Where the devices hang: direct, switch, or all of these.")] = "direct",
     qemu: _Qemu = None,
-    kernel: Annotated[str | None, typer.Option(help="A bzImage. [env: DCD_KERNEL]")] = None,
+    kernel: _Kernel = None,
     initrd: _Initrd = None,
+    modules: _Modules = None,
     accel: Annotated[str | None, typer.Option(help="kvm, tcg or auto. [env: DCD_ACCEL]")] = None,
     poll: _Poll = None,
     via: _Via = None,
     backend: _Backend = "qemu",
-    host: Annotated[str | None, typer.Option(help=f"On the emulator, who answers: {', '.join(HOSTS)}.")] = None,
+    host: _Host = None,
+    generation: _Generation = None,
     as_: _As = None,
     breaks: _Breaks = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit report into this file.")] = None,
@@ -118,9 +139,16 @@ def regress(
     jobs = min(2, os.cpu_count() or 1) if jobs is None else min(jobs, MAX_JOBS)
     err = Console(stderr=True, highlight=False)
     shape: dict[str, int | str] = {"regions": regions, "size": size}
-    parts = {"qemu": qemu, "kernel": kernel, "initrd": initrd, "accel": accel, "poll": poll, "via": via}
+    booted = {"qemu": qemu, "kernel": kernel, "initrd": initrd, "modules": modules}
+    parts = {**booted, "accel": accel, "poll": poll, "via": via}
     emulated = _emulated(backend, host, as_, parts, shape, seed)
-    setup, manifest = _real(backend, parts, shape, seed, err) if emulated is None else (emulated, {})
+    setup, manifest = (
+        _real(backend, parts, _answers(host, kernel), shape, seed, err) if emulated is None else (emulated, {})
+    )
+    if isinstance(setup, Setup) and generation is not None:
+        setup = replace(setup, generation=asked.one_of(generation, "--generation", ("auto", *GENERATIONS)))
+    if not scenario:
+        chosen = [one for one in chosen if fitting(one, setup)]
     if print_command:
         if not isinstance(setup, Setup):
             raise AskedWrongly("--print-command: the emulator has no QEMU command line; leave one of the two out")
@@ -144,7 +172,12 @@ def regress(
         _show(out, results, directory)
         _warn(out, unreal)
         changed = {"regions": (regions, 2), "size": (size, "2G"), "repeat": (repeat, 1)}
-        given = {**parts, **{name: value for name, (value, default) in changed.items() if value != default}}
+        given = {
+            **parts,
+            "host": None if unreal else host,
+            "generation": generation,
+            **{name: value for name, (value, default) in changed.items() if value != default},
+        }
         again = _again(scenario, seed, breaks, topology, setup, given)
         out.print(f"again: {again}", markup=False, soft_wrap=True)
     return _exit_code(results)
@@ -153,6 +186,9 @@ def regress(
 def _write(results: Sequence[Result], seed: int, directory: Path, junit: Path | None, unreal: bool) -> dict[str, Any]:
     """Verdict and report into the run's directory, JUnit where it is wanted; the verdict's data."""
     data: dict[str, Any] = {"seed": seed, "results": [as_data(result) for result in results]}
+    left = _left_out(results)
+    if left:
+        data["not_judged"] = left
     if unreal:
         data = {"backend": "emulator", "warning": WARNING, **data}
     (directory / VERDICT).write_text(json.dumps(data, indent=1) + "\n")
@@ -189,14 +225,13 @@ def _print_commands(setups: Sequence[Setup], chosen: Sequence[Scenario]) -> int:
 
 def _on(setup: Setup | EmulatedSetup, kind: Kind, via: str | None) -> Setup | EmulatedSetup:
     """The setup on that topology, with that injector. Errors: AskedWrongly."""
-    if isinstance(setup, Setup) and via is not None:
+    if via is not None:
         asked.one_of(via, "--via", get_args(Via))
         return replace(setup, kind=kind, via=cast(Via, via))
     return replace(setup, kind=kind)
 
 
 BACKENDS = ("qemu", "emulator", "auto")
-REQUIRE_QEMU = "DCD_REQUIRE_QEMU"
 
 
 def _emulated(
@@ -211,31 +246,48 @@ def _emulated(
     if backend not in BACKENDS:
         raise AskedWrongly(f"backend {backend!r} is not known; there is {', '.join(BACKENDS)}")
     if backend != "emulator":
-        if host is not None or as_ is not None:
-            raise AskedWrongly(f"{'--as' if host is None else '--host'} is the emulator's; say --backend emulator, too")
+        if as_ is not None:
+            raise AskedWrongly("--as is the emulator's; say --backend emulator, too")
         return None
-    given = [f"--{name}" for name, value in parts.items() if value is not None]
+    given = [f"--{name}" for name, value in parts.items() if value is not None and name != "via"]
     if given:
         raise AskedWrongly(f"{', '.join(given)} and --backend emulator, which boots nothing; leave one of the two out")
     return EmulatedSetup(behaves=behaviour(as_ or STRICT), host=host or "U", shape=shape, seed=seed)
 
 
+def _answers(host: str | None, kernel: str | None) -> image.Host:
+    """Who answers in a guest: a kernel that the command line names is there to be tested. Errors: AskedWrongly."""
+    there: tuple[image.Host, ...] = get_args(image.Host)
+    if host is None:
+        return "U" if kernel is None else "kernel"
+    found = next((one for one in there if one == host), None)
+    if found is None:
+        other = f"{host} is the emulator's; say --backend emulator, too" if host in HOSTS else f"{host!r} is not known"
+        raise AskedWrongly(f"--host: {other}; in a guest there is {', '.join(there)}")
+    return found
+
+
 def _real(
-    backend: str, parts: Mapping[str, str | None], shape: Mapping[str, int | str], seed: int, err: Console
+    backend: str,
+    parts: Mapping[str, str | None],
+    host: image.Host,
+    shape: Mapping[str, int | str],
+    seed: int,
+    err: Console,
 ) -> tuple[Setup | EmulatedSetup, Mapping[str, Any]]:
     """A QEMU and what it boots, with their manifest; with `auto`, the emulator where they cannot be had.
 
     Who names the parts, or sets DCD_REQUIRE_QEMU=1, gets them or an error. Errors: CannotRun, AskedWrongly.
     """
-    wanted = {name: value for name, value in parts.items() if name not in ("accel", "poll", "via")}
+    wanted = {name: parts[name] for name in ("qemu", "kernel", "initrd", "modules")}
     poll = cast(Poll, parts["poll"] or "sleep")
     try:
         with progress(err) as step:
-            found = image.parts(**wanted, progress=step)
+            found = image.parts(**wanted, host=host, progress=step)
         return asyncio.run(prepare(found, accel=parts["accel"], shape=shape, poll=poll)), found.manifest
     except CannotRun as error:
         named = any(parts.values()) or any(os.environ.get(f"DCD_{name.upper()}") for name in parts)
-        if backend != "auto" or named or os.environ.get(REQUIRE_QEMU) == "1":
+        if backend != "auto" or named or host == "kernel" or os.environ.get(REQUIRE_QEMU) == "1":
             raise
         err.print(f"QEMU CANNOT BE HAD HERE: {error.message}", style="bold red", markup=False, soft_wrap=True)
         err.print(f"FALLING BACK TO THE EMULATOR ({REQUIRE_QEMU}=1 makes this fail).", style="bold red")
@@ -327,6 +379,8 @@ def _command(setup: Setup, scenario: Scenario) -> str:
         kernel=setup.kernel,
         initrd=setup.initrd,
         accel=setup.accel,
+        host=setup.host,
+        append=setup.append,
     )
     return shlex.join(argv)
 
@@ -358,7 +412,8 @@ def _show(console: Console, results: Sequence[Result], directory: Path) -> None:
     verdicts = [result.verdict for result in results if result.verdict is not None]
     console.print(_by_scenario(results))
     console.print()
-    console.print(table.by_clause(verdicts, expected=_meant(results)))
+    meant = table.meant((one.scenario.expect, one.verdict) for one in results if one.verdict is not None)
+    console.print(table.by_clause(verdicts, expected=meant))
     for result in results:
         if result.verdict is None:
             continue
@@ -368,6 +423,10 @@ def _show(console: Console, results: Sequence[Result], directory: Path) -> None:
             console.print()
             console.print(f"{result.place}:", style="bold")
             console.print("\n".join(tell(finding)), markup=False, soft_wrap=True)
+    left = _left_out(results)
+    if left:
+        console.print()
+        console.print(_not_judged(left))
     counts: dict[str, Any] = {}
     for result in results:
         counts[result.outcome] = counts.get(result.outcome, 0) + 1
@@ -383,18 +442,32 @@ def _show(console: Console, results: Sequence[Result], directory: Path) -> None:
     console.print(f"judge it again, without a machine: dcd check {shlex.quote(str(directory))}", soft_wrap=True)
 
 
-def _meant(results: Sequence[Result]) -> set[str]:
-    """`subject clause` of what was broken or unknown only where its scenario means it to be."""
-    meant: set[str] = set()
-    others: set[str] = set()
-    for result in results:
-        for (subject, _, clause), counts in result.verdict.counts.items() if result.verdict is not None else ():
-            name = f"{subject} {clause}"
-            ends = {"fail": counts.failed, "unknown": counts.unknown}
-            for end in (end for end, count in ends.items() if count):
-                wanted = [pattern for pattern, outcome in result.scenario.expect.items() if outcome == end]
-                (meant if any(fnmatch(name, pattern) for pattern in wanted) else others).add(name)
-    return meant - others
+def _left_out(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Of a kernel under test, the clauses of its generation that a whole run did not judge, each with the reason."""
+    if not {one.name for one in SCENARIOS.values() if KERNEL in one.needs} <= {one.scenario.name for one in results}:
+        return []
+    ran = [one for one in results if one.generation and one.verdict is not None]
+    judged = {
+        clause
+        for one in ran
+        if one.verdict is not None
+        for (_, _, clause), counts in one.verdict.counts.items()
+        if counts.passed or counts.failed or counts.departure
+    }
+    return [
+        {"generation": name, "clause": clause, "reason": reason or "no scenario of this run did"}
+        for name in dict.fromkeys(one.generation for one in ran)
+        for clause, reason in not_judged(name, judged).items()
+    ]
+
+
+def _not_judged(left: Sequence[Mapping[str, str]]) -> Table:
+    shown = Table(title="Not judged", title_justify="left", box=None, pad_edge=False)
+    for name in ("clause", "of", "outcome", "why"):
+        shown.add_column(name, no_wrap=name != "why")
+    for one in left:
+        shown.add_row(one["clause"], one["generation"], "[dim]skipped[/]", one["reason"])
+    return shown
 
 
 def _by_scenario(results: Sequence[Result]) -> Table:
@@ -402,7 +475,7 @@ def _by_scenario(results: Sequence[Result]) -> Table:
     title = "By scenario, ON THE EMULATOR" if unreal else "By scenario"
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     several = len({result.topology for result in results}) > 1
-    for name in ("scenario", *(["topology"] if several else []), "outcome"):
+    for name in ("scenario", *(["topology"] if several else []), "outcome", "seen"):
         shown.add_column(name, no_wrap=True)
     for name in ("operations", "clauses", "seconds"):
         shown.add_column(name, justify="right")
@@ -414,6 +487,7 @@ def _by_scenario(results: Sequence[Result]) -> Table:
             result.scenario.name,
             *([result.topology] if several else []),
             f"[{table.STYLE[result.outcome]}]{result.outcome}[/]",
+            "" if verdict is None else verdict.seen,
             "" if verdict is None else str(verdict.operations),
             str(held or ""),
             f"{result.seconds:.2f}" if verdict is not None else "",

@@ -13,7 +13,7 @@ from . import out
 if TYPE_CHECKING:
     from ..rules import Clause
 
-GENERATIONS = ("U", "A", "B-rfc", "v10", "v11", "draft")
+GENERATIONS = ("U", "A", "B-rfc", "v10", "v11", "draft", "C")
 
 
 def _ids(incomplete: str) -> list[str]:
@@ -41,7 +41,8 @@ def rules(
     """Show the rules that everything is judged by: id, kind, subject, text, source, generations, witnesses.
 
     must: demanded. may: permitted, a stricter judge would be wrong. No witness: nothing here can see it, and it is
-    never green. Departures: known differences of a device (QEMU-...) or a kernel (Q...), with their versions.
+    never green. Not judged: no verdict counts it, for the reason given. Departures: known differences of a device
+    (QEMU-...) or a kernel (Q...), with their versions.
     """
     if generation is not None and generation not in GENERATIONS:
         raise AskedWrongly(f"generation {generation!r} is not known; there are {', '.join(GENERATIONS)}")
@@ -78,7 +79,10 @@ def _title(rule: str) -> str:
 
 
 def _as_data(clause: Clause) -> dict[str, Any]:
-    return {**clause._asdict(), "title": _title(clause.rule), "observable": bool(clause.witnesses)}
+    from ..rules import NOT_JUDGED
+
+    told = {**clause._asdict(), "title": _title(clause.rule), "observable": bool(clause.witnesses)}
+    return {**told, "not_judged": NOT_JUDGED.get(clause.id)}
 
 
 def _departures(name: str | None, generation: str | None, clauses: set[str]) -> list[dict[str, Any]]:
@@ -94,6 +98,7 @@ def _departures(name: str | None, generation: str | None, clauses: set[str]) -> 
         if generation is not None and generation not in quirk.generations:
             continue
         shown = f"recorded in {quirk.shown}" if quirk.shown else "read in its code"
+        shown += f"; shown by scenario {quirk.scenario}" if quirk.scenario else f"; not on QEMU: {quirk.hidden}"
         text = f"{quirk.code}; documented: {quirk.documented}"
         versions = f"Linux {', '.join(quirk.generations)}"
         found.append({"id": quirk.id, "clause": quirk.clause, "text": text, "versions": versions, "source": shown})
@@ -118,9 +123,17 @@ def _clause_table(clauses: list[Clause]) -> Table:
             clause.text,
             clause.source,
             " ".join(clause.generations) or "all",
-            " ".join(clause.witnesses) or "none: not observable",
+            _seen_by(clause),
         )
     return table
+
+
+def _seen_by(clause: Clause) -> str:
+    """The witnesses; of what is never judged, why."""
+    from ..rules import NOT_JUDGED
+
+    seen = " ".join(clause.witnesses) or "none: not observable"
+    return f"{seen}; not judged: {NOT_JUDGED[clause.id]}" if clause.id in NOT_JUDGED else seen
 
 
 def _departure_table(departures: list[dict[str, Any]]) -> Table:

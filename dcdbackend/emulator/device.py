@@ -254,9 +254,10 @@ class EmulatedDevice:
     def describe_config(self, first: int = 0, most: int = 8, host_id: int | None = None) -> DcConfig:
         """What 4800h says of it (DEV-19: pending counts as used; a tag that any host has counts once)."""
         state = self.towards(host_id)
-        used = len(state.accepted) + len(state.pending)
+        pending = 0 if "QEMU-available-pending" in self.departures else len(state.pending)
+        used = len(state.accepted) + pending
         tags = tags_in_use(whole(state))
-        supported_tags = 0 if "QEMU-tags-supported" in self.departures else SUPPORTED_EXTENTS
+        supported_tags = self.config.limits.supported_tags or 0
         wraps = "QEMU-available-wraps" in self.departures
         return DcConfig(
             available_regions=len(self.config.regions),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from .. import link
@@ -23,16 +23,17 @@ from ..agent.port import Port
 from ..errors import AskedWrongly
 from ..history import encode
 from ..model.departures import DEPARTURES, applicable
-from ..model.generation import GENERATIONS
+from ..model.generation import GENERATIONS, PROPOSED, setup
 from ..topology import Topology
 from . import arguments, wording
 from .device import Died, EmulatedDevice, Halted, taken
-from .linux import LinuxHost
+from .linux import LinuxHost, World
 from .switch import Switch
+from .voice import Voice
 
 Value = dict[str, Any]
-HostName = Literal["U", "A", "B-rfc", "v10", "v11"]
-HOSTS: tuple[str, ...] = ("U", *[name for name in GENERATIONS if name != "draft"])
+HostName = Literal["U", "A", "B-rfc", "v10", "v11", "C"]
+HOSTS: tuple[str, ...] = ("U", *[name for name in GENERATIONS if name != "draft"], *PROPOSED)
 STRICT = "strict"
 _AS = "qemu-"
 _TURNS_AT_ONCE = 256
@@ -101,7 +102,14 @@ class _Direct(Port):
 class Machine:
     """`host`: one of HOSTS; `seed`: which of the permitted answers a simulated kernel gives. Errors: AskedWrongly.
 
+    `what_if`: switches of `model.generation` that its kernel has on.
+
+    `under_test`: the kernel begins with no region, and tells of itself by log and trace (`emulator.voice`); its clock
+    is ahead of the time by `ahead_s`, which whoever waits for it may move.
+
     `on_history`, `on_control`: get the bodies of the host's frames. `on_event`: (name, data) of a monitor event.
+    `on_command`: gets each `add`, `release` and `reset` of the monitor with its value as the history has it, and gives
+    what to call when it has ended: with why it was refused, None when it was not.
     `died` is set once a device has ended as QEMU would; nothing is answered any more then.
     """
 
@@ -114,6 +122,8 @@ class Machine:
         seed: int = 0,
         on_history: Callable[[bytes], None] = lambda _: None,
         on_control: Callable[[bytes], None] = lambda _: None,
+        under_test: bool = False,
+        what_if: Iterable[str] = (),
     ) -> None:
         if host not in HOSTS:
             raise AskedWrongly(f"host {host!r} is not simulated here; there is {', '.join(HOSTS)}")
@@ -127,20 +137,35 @@ class Machine:
         self.on_wanted: Callable[[], None] = lambda: None
         self.on_event: Callable[[str, Value], None] = lambda name, data: None
         self.on_quit: Callable[[], None] = lambda: None
+        self.on_command: Callable[[str, Value], Callable[[str | None], None]] = lambda f, sent: lambda refused: None
+        self.under_test = under_test
+        self.ahead_s = 0.0
         self._seed = seed
         self._on_history = on_history
         self._on_control = on_control
         for device in self.devices.values():
             device.on_change = self._changed
         self.hosts = max(spec.hosts for spec in shape.devices)
-        if self.hosts > 1 and host != "U":
-            raise AskedWrongly(f"{self.hosts} hosts, and host {host}; only host U is simulated more than once")
+        if self.hosts > 1 and host not in ("U", *PROPOSED):
+            raise AskedWrongly(
+                f"{self.hosts} hosts, and host {host}; only host U and host C are simulated more than once"
+            )
+        self.what_if = frozenset(what_if)
+        if host != "U":
+            setup(host, what_if=self.what_if)
+        elif self.what_if:
+            raise AskedWrongly(f"host U has no what-if {min(self.what_if)!r}; switches are of a simulated kernel")
+        self._worlds: dict[str, World] = {}
         self._boot()
 
     # -- the host ------------------------------------------------------------------------------------------------
 
     def _boot(self) -> None:
         """Fresh hosts on the devices as they are. `control`: of the first."""
+        if "interleave" in self.what_if and len(self.devices) > 1:
+            self._worlds = dict.fromkeys(self.devices, World(self.host_name, self.what_if, self.devices))
+        elif self.host_name != "U":
+            self._worlds = {name: World(self.host_name, self.what_if) for name in self.devices}
         self.controls = tuple(self._booted(host_id) for host_id in range(self.hosts))
         self.control = self.controls[0]
 
@@ -156,12 +181,19 @@ class Machine:
             for at, (name, watched) in enumerate(control.watched.items()):
                 watched.host = LinuxHost(
                     watched.device, name, watched.commands, note=control.note,
-                    generation=self.host_name, seed=self._seed + at,
+                    generation=self.host_name, seed=self._seed + at, clock=self.clock,
+                    sharable=[one.dsmad_handle for one in mine[name].config.regions if one.sharable],
+                    voice=Voice(f"0000:{13 + at:02x}:00.0") if self.under_test else None,
+                    world=self._worlds[name], host_id=host_id,
                 )  # fmt: skip
         return control
 
     def _frame(self, kind: int, body: bytes) -> None:
         (self._on_history if kind == link.HISTORY else self._on_control)(body)
+
+    def clock(self) -> float:
+        """The time that its kernels have, s."""
+        return time.monotonic() + self.ahead_s
 
     def reboot(self) -> None:
         """Every host is reset: a new one finds the devices as QEMU leaves them, which keep everything (DEV-22)."""
@@ -191,8 +223,8 @@ class Machine:
                 if due is None:
                     if not watched.device.has_events() or host.stuck is not None:
                         break
-                elif due > time.monotonic():
-                    dues.append(due)
+                elif due > self.clock():
+                    dues.append(due - self.ahead_s)
                     break
             else:
                 self.wanted = True
@@ -256,7 +288,9 @@ class Machine:
             "extents": [{"offset": one["offset"], "length": one["len"]} for one in values["extents"]],
             **more,
         }
+        ended = self.on_command(f, sent)
         refused = device.manage(f, sent)
+        ended(refused)
         return {} if refused is None else Error(refused)
 
     def _tag(self, given: str | None) -> str | Error | None:
@@ -315,7 +349,10 @@ class Machine:
 
     def _system_reset(self, _: Value) -> object:
         self.on_event("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+        ended = [self.on_command("reset", {"device": name}) for name in self.devices]
         self.reboot()
+        for end in ended:
+            end(None)
         return {}
 
     def _quit(self, _: Value) -> object:

@@ -1,4 +1,4 @@
-"""The initrd of a boot: a base archive, then the agent's, one after the other in one file.
+"""The initrd of a boot: a base archive, then the agent's, then what a kernel under test needs besides, in one file.
 
 The agent's archive is this package as far as the guest needs it, its bytecode by the guest's own interpreter, and
 `/init`. It is made again whenever one of its sources changes, in under a second; nothing of it is in the base. The
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import AskedWrongly
 from . import archive, cache, product
+from .modules import Chosen
 from .recipe import digest, directory
 from .step import Progress, Step
 
@@ -27,15 +30,26 @@ _FORMAT = 1
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HOME = "dcd"
 _START = ("agent", "agent.__main__")
+_UNDER_TEST = "agent.kernel"
 _INIT = '"""The part of dcdbackend that runs in the guest."""\n'
 
 
-def ours(entry: Path, progress: Progress) -> Path:
+class Third(NamedTuple):
+    """What goes into the third archive: the agent's part for a kernel under test, kernel modules."""
+
+    under_test: bool = False
+    modules: Chosen | None = None
+
+
+NO_THIRD = Third()
+
+
+def ours(entry: Path, progress: Progress, third: Third = NO_THIRD) -> Path:
     """The initrd for a guest of the cache."""
-    return _joined(entry / product.BASE, digest(entry.name.encode()), entry / product.TREE, progress)
+    return _joined(entry / product.BASE, digest(entry.name.encode()), entry / product.TREE, progress, third)
 
 
-def appended(base: Path, tree: Path | None, progress: Progress) -> Path:
+def appended(base: Path, tree: Path | None, progress: Progress, third: Third = NO_THIRD) -> Path:
     """A user's own archive and the agent's after it. Compiled where the guest of the cache is there to do it (python of
     another version passes such bytecode over). Errors: AskedWrongly."""
     try:
@@ -45,19 +59,32 @@ def appended(base: Path, tree: Path | None, progress: Progress) -> Path:
         raise AskedWrongly(
             f"initrd {str(base)!r} cannot be read ({error.strerror}); give a cpio archive, compressed or not"
         ) from error
-    return _joined(base, identity, tree, progress)
+    return _joined(base, identity, tree, progress, third)
 
 
 def sources() -> dict[str, bytes]:
     """Path (relative to the package) and content of every file that goes along: whatever the agent imports, and what
-    that imports, wherever the import stands. The package's own `__init__` stays: it serves the controller."""
+    that imports, wherever the import stands. The package's own `__init__` stays: it serves the controller.
+
+    Without the agent's room for a kernel under test, and what only that imports: see `further`."""
+    return _closure(_START, without=_UNDER_TEST)
+
+
+def further() -> dict[str, bytes]:
+    """As `sources`: what the agent imports besides where the kernel's own drivers are the host."""
+    plain = sources()
+    return {name: data for name, data in _closure((*_START, _UNDER_TEST)).items() if name not in plain}
+
+
+def _closure(start: Sequence[str], without: str = "") -> dict[str, bytes]:
+    """The modules of that name and what they import, by path; `without`: a room that nobody enters."""
     found = {"__init__.py": _INIT.encode()}
-    todo = list(_START)
+    todo = list(start)
     while todo:
         name = todo.pop()
         path = _path(name)
         relative = path.relative_to(_PACKAGE).as_posix() if path else ""
-        if path is None or relative in found:
+        if path is None or relative in found or (without and f"{name}.".startswith(f"{without}.")):
             continue
         data = path.read_bytes()
         found[relative] = data
@@ -74,8 +101,13 @@ def _path(name: str) -> Path | None:
     return next((path for path in paths if name and path.is_file()), None)
 
 
-def _imports(package: str, data: bytes) -> Iterator[str]:
+@functools.lru_cache(maxsize=512)
+def _imports(package: str, data: bytes) -> tuple[str, ...]:
     """What might be modules of this package, as names in it, among the imports of a module in `package`."""
+    return tuple(_names(package, data))
+
+
+def _names(package: str, data: bytes) -> Iterator[str]:
     own = _PACKAGE.name
     for node in ast.walk(ast.parse(data)):
         if isinstance(node, ast.Import):
@@ -92,8 +124,20 @@ def _imports(package: str, data: bytes) -> Iterator[str]:
 def agent_archive(made: Path, tree: Path | None) -> Iterator[archive.Entry]:
     """The entries of the agent's archive; `made` is a directory to work in."""
     yield archive.file("init", (directory() / "init").read_bytes(), executable=True)
-    root = made / "agent"
-    for name, data in sources().items():
+    yield from _compiled(made / "agent", sources(), tree)
+
+
+def third_archive(made: Path, tree: Path | None, third: Third) -> Iterator[archive.Entry]:
+    """The entries of the third archive, none where nothing is needed. Errors: AskedWrongly, CannotRun."""
+    if third.under_test:
+        yield from _compiled(made / "third", further(), tree)
+    if third.modules is not None:
+        yield from third.modules.entries()
+
+
+def _compiled(root: Path, files: Mapping[str, bytes], tree: Path | None) -> Iterator[archive.Entry]:
+    """The package's files as the guest has them, with their bytecode."""
+    for name, data in files.items():
         path = root / _HOME / _PACKAGE.name / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -102,10 +146,14 @@ def agent_archive(made: Path, tree: Path | None) -> Iterator[archive.Entry]:
     yield from archive.from_tree(root)
 
 
-def _joined(base: Path, identity: str, tree: Path | None, progress: Progress) -> Path:
+def _joined(base: Path, identity: str, tree: Path | None, progress: Progress, third: Third) -> Path:
     """From the cache, if nothing has changed since; else made."""
     inputs = [(directory() / name).read_bytes() for name in ("init", "compile.py")]
     inputs += [piece for name, data in sources().items() for piece in (name.encode(), data)]
+    if third.under_test:
+        inputs += [b"third", *(piece for name, data in further().items() for piece in (name.encode(), data))]
+    if third.modules is not None:
+        inputs += [b"modules", *(piece for one in third.modules.entries() for piece in (one.name.encode(), one.data))]
     key = digest(b"%d" % _FORMAT, identity.encode(), str(tree and tree.parent.name).encode(), *inputs)
     home = cache.directory() / "initrd"
     final = home / f"{key}.cpio"
@@ -120,6 +168,8 @@ def _joined(base: Path, identity: str, tree: Path | None, progress: Progress) ->
                 shutil.copyfileobj(given, file)
             file.write(archive.padding(file.tell()))
             archive.write(file, agent_archive(made.path, tree))
+            if third != NO_THIRD:
+                archive.write(file, third_archive(made.path, tree, third))
         cache.place_file(out, final)
         for path in sorted(home.glob("*.cpio"), key=_used)[:-KEPT]:
             path.unlink(missing_ok=True)

@@ -38,6 +38,7 @@ _TAKEN_OVER = re.compile(r"Acquire::(?:https?|ftp|tor|Retries|ForceIPv[46]|Check
 _PACKAGE = re.compile(r"(?P<name>[^_]+)_(?P<version>[^_]+)_[^_]+\.deb")
 _POLL_S = 0.2
 _STOP_S = 15.0
+_NO_SUITE = "(?:does not have|is not)"
 _LATE = "not finished in time"
 _LATE_CODES = (124, 137)  # timeout(1): TERM was enough, KILL was needed
 _ASK_S = 20.0
@@ -149,7 +150,7 @@ def fetch(
         if said is None:
             break
         shutil.rmtree(root, ignore_errors=True)
-        if newer is None or not re.search(rf" {newer} Release' (?:does not have|is not)", said):
+        if newer is None or recipe.kind == "kernel" or not re.search(rf" {newer} Release' {_NO_SUITE}", said):
             raise CannotRun(_why(said, mirror, recipe, root.parent, log))
         newer = None
     archives = sorted((root / "var/cache/apt/archives").glob("*.deb"))
@@ -237,8 +238,11 @@ def _why(said: str, mirror: Mirror, recipe: Recipe, place: Path, log: Path) -> s
             f"{where} is signed by a key that this machine does not know; apt-get install debian-archive-keyring, "
             f"{WAYS_OUT}"
         )
-    if re.search(rf" {recipe.suite} Release' (?:does not have|is not)", said):
-        return f"{where} has no {recipe.suite}; name one that has in apt's sources, {WAYS_OUT}"
+    for suite in filter(None, (recipe.newer, recipe.suite)):
+        if re.search(rf" {suite} Release' {_NO_SUITE}", said):
+            return f"{where} has no {suite}; name one that has in apt's sources, {WAYS_OUT}"
+    if recipe.kind == "kernel" and re.search(r"Unable to locate package|has no installation candidate", said):
+        return f"{where} has no package {recipe.packages[0]} in {recipe.newer or recipe.suite}; name another"
     if re.search(r"resolv|[Cc]ould not connect|onnection|nreachable|timed out|Failed to fetch", said):
         return f"{where} does not answer ({reason}); look at the network and apt's proxy settings, {WAYS_OUT}"
     return f"the packages could not be taken from {where} ({reason}; all of it in {log}), {WAYS_OUT}"

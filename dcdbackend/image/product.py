@@ -1,4 +1,4 @@
-"""From packages to a private QEMU and to the guest: kernel, base archive, and the guest's python to compile with.
+"""From packages to a private QEMU, to the guest (kernel, base, the guest's python to compile with), to a kernel alone.
 
 Deliberately dull: take the wanted files, leave the rest, compile, pack, write the manifest. The same packages and
 recipes give the same bytes (`content` is their hash). Which packages, which files and why: `images/`.
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CannotRun
-from . import archive, cache, mirror
+from . import archive, cache, mirror, modules
 from .recipe import Kind, Recipe, directory, load
 from .step import Progress, Step
 
 KERNEL = "vmlinuz"
+CONFIG = "config"
 BASE = "base.cpio"
 TREE = "tree"
 
@@ -34,17 +35,26 @@ _MADE = "made"
 _RUN_S = 120.0
 _DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin", "var")
 _LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
-_APPLETS = ("cat", "dmesg", "insmod", "ls", "mount", "poweroff", "ps", "sh", "sleep", "umount")
+_APPLETS = (
+    "cat", "cut", "dd", "dmesg", "echo", "env", "find", "free", "grep", "head", "hexdump", "id", "insmod", "kill", "ln",
+    "ls", "lsmod", "mkdir", "mount", "od", "poweroff", "ps", "pwd", "rm", "rmmod", "sed", "sh", "sleep", "sort", "tail",
+    "tee", "touch", "tr", "umount", "uname", "uptime", "wc",
+)  # fmt: skip
+"""What `dcd exec` finds by name; busybox has more behind its own."""
 
 
 def ensure(kind: Kind, *, refresh: bool, progress: Progress) -> Path:
     """The entry for today's recipe, built if it is not there or a refresh is asked. Errors: CannotRun."""
-    recipe = load(kind)
-    found = cache.entry(kind, recipe.key)
+    return of(load(kind), refresh=refresh, progress=progress)
+
+
+def of(recipe: Recipe, *, refresh: bool, progress: Progress) -> Path:
+    """The entry for a recipe, as `ensure`. Errors: CannotRun."""
+    found = cache.entry(recipe.kind, recipe.key)
     if found and not refresh:
         return found
-    with cache.told(mirror.need(recipe)), cache.turn(kind, recipe.key, progress):
-        now = cache.entry(kind, recipe.key)
+    with cache.told(mirror.need(recipe)), cache.turn(recipe.kind, recipe.key, progress):
+        now = cache.entry(recipe.kind, recipe.key)
         if now and (not refresh or now != found):
             return now  # another process has built it while we waited
         _refuse_early(recipe)
@@ -111,25 +121,58 @@ def _make_qemu(root: Path, out: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _make_guest(root: Path, out: Path) -> tuple[str, dict[str, Any]]:
-    """The kernel, the base archive, and the tree that it was packed from."""
-    kernels = list((root / "boot").glob("vmlinuz-*"))
-    if len(kernels) != 1:
-        raise CannotRun(f"the mirror's kernel packages hold {len(kernels)} kernels, one is needed, {mirror.WAYS_OUT}")
-    release = kernels[0].name.removeprefix("vmlinuz-")
-    kernels[0].rename(out / KERNEL)
-    (root / "boot").rmdir()
+    """The kernel with its modules, the base archive, and the tree that it was packed from."""
+    release = _take_kernel(root, out)
     tree = root.rename(out / TREE)
     _furnish(tree)
     compile_python(tree, "stdlib", tree, *_python_directories(tree))
     with (out / BASE).open("wb") as file:
         archive.write(file, archive.from_tree(tree))
-    outputs = {name: _described(out / name) for name in (KERNEL, BASE)}
-    content = hashlib.sha256("".join(output["sha256"] for output in outputs.values()).encode()).hexdigest()
+    content, outputs = _outputs(out, KERNEL, BASE)
     python = (tree / "usr/bin/python3").readlink().name
-    return content[:12], {"version": release, "python": python, "outputs": outputs}
+    return content, {"version": release, "python": python, "outputs": outputs}
 
 
-_MAKERS: dict[Kind, Callable[[Path, Path], tuple[str, dict[str, Any]]]] = {"qemu": _make_qemu, "guest": _make_guest}
+def _make_kernel(root: Path, out: Path) -> tuple[str, dict[str, Any]]:
+    """A kernel with its modules."""
+    release = _take_kernel(root, out)
+    content, outputs = _outputs(out, KERNEL)
+    return content, {"version": release, "outputs": outputs}
+
+
+_MAKERS: dict[Kind, Callable[[Path, Path], tuple[str, dict[str, Any]]]] = {
+    "qemu": _make_qemu,
+    "guest": _make_guest,
+    "kernel": _make_kernel,
+}
+
+
+def _take_kernel(root: Path, out: Path) -> str:
+    """Move a package's kernel, its configuration and what `modules` wants of its modules out of `root`; its version."""
+    kernels = {path.name.removeprefix("vmlinuz-"): path for path in (root / "boot").glob("vmlinuz-*")}
+    kernels |= {path.parent.name: path for path in (root / "usr/lib/modules").glob("*/vmlinuz")}
+    if len(kernels) != 1:
+        raise CannotRun(f"the mirror's kernel packages hold {len(kernels)} kernels, one is needed, {mirror.WAYS_OUT}")
+    ((release, kernel),) = kernels.items()
+    kernel.rename(out / KERNEL)
+    for config in (root / f"boot/config-{release}", root / f"usr/lib/modules/{release}/config"):
+        if config.is_file():
+            config.rename(out / CONFIG)
+    shutil.rmtree(root / "boot", ignore_errors=True)
+    for place in (root / "lib/modules", root / "usr/lib/modules"):
+        if place.is_dir() and not place.is_symlink():
+            modules.prune(place, (*modules.PORT, *modules.DRIVERS))
+            place.rename(out / modules.BESIDE)
+    return release
+
+
+def _outputs(out: Path, *files: str) -> tuple[str, dict[str, Any]]:
+    """What was made, file by file, and the name of it all: twelve digits of one hash over these."""
+    outputs = {name: _described(out / name) for name in files}
+    if (out / modules.BESIDE).is_dir():
+        outputs[modules.BESIDE] = {"sha256": _tree_digest(out / modules.BESIDE)}
+    content = hashlib.sha256("".join(output["sha256"] for output in outputs.values()).encode()).hexdigest()
+    return content[:12], outputs
 
 
 def _furnish(tree: Path) -> None:

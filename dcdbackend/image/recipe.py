@@ -11,14 +11,16 @@ import hashlib
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ..errors import CannotRun
+from ..errors import AskedWrongly, CannotRun
 
-Kind = Literal["qemu", "guest"]
+Kind = Literal["qemu", "guest", "kernel"]
+
+_PACKAGE = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]{1,80})(?:/(?P<suite>[a-z][a-z0-9-]{1,40}))?", re.ASCII)
 
 FORMAT = 1
 """Counted up when the code that builds changes its result."""
@@ -59,6 +61,26 @@ def directory() -> Path:
             f"the recipes are not in {found}; run from a checkout, installed with `make` or `pip install -e`"
         )
     return found
+
+
+def kernel(package: str) -> Recipe:
+    """The recipe of a Debian kernel package, `NAME` or `NAME/SUITE` (linux-image-amd64/trixie-backports).
+
+    Errors: AskedWrongly (no such name can be).
+    """
+    fields = _PACKAGE.fullmatch(package)
+    if fields is None:
+        raise AskedWrongly(
+            f"kernel package {package[:80]!r}; give a Debian package, like linux-image-amd64, "
+            "or one of a suite, like linux-image-amd64/trixie-backports"
+        )
+    recipe = load("kernel")
+    return replace(
+        recipe,
+        newer=fields["suite"],
+        packages=(fields["name"], *recipe.packages),
+        key=digest(recipe.key.encode(), package.encode()),
+    )
 
 
 @cache

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..extents import NULL_TAG
-from .host import Dax, Mapped, Online, create_device
+from .host import Dax, Mapped, Online, create_device, give_remembered
 from .permitted import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .host import Claim, Create, Host, Resize
+    from .host import Choose, Claim, Create, Host, Resize
 
 _UUID_LETTERS = 36
 _DASHES = (8, 13, 18, 23)
@@ -105,11 +105,59 @@ def _refused(host: Host, clause: str, error: str) -> Decision:
     return Decision(host, judged=(clause, "B28.order", "B28.unchanged"), error=error)
 
 
+def choose(host: Host, cause: Choose) -> Decision:
+    """What-if map-to-extents: a DAX device is made of these extents, in this order; else there is no such file."""
+    clause = "WHAT-IF.map-to-extents"
+    if "map-to-extents" not in host.setup.what_if:
+        by_size = host.setup.generation.claim == "size"
+        return Decision(host, judged=("A14.any",) if by_size else ("B28.none",), error="-ENOENT")
+    device = host.device(cause.device)
+    there = {extent.offset: extent for extent in _first_shares(host, device.region)}
+    found = [there[offset] for offset in cause.offsets if offset in there]
+    wrong = (
+        ("-ENXIO", not host.region(device.region).probed),
+        ("-EBUSY", bool(device.size) or device.driver is not None),
+        ("-EINVAL", not cause.offsets or len(set(cause.offsets)) != len(cause.offsets)),
+        ("-ENOENT", len(found) != len(cause.offsets)),
+        ("-EBUSY", any([host.used(extent) for extent in found])),
+    )
+    error = next((error for error, is_so in wrong if is_so), "")
+    if error:
+        return Decision(host, judged=(clause,), error=error)
+    pieces = _on_each_way(host, device.region, [Mapped(extent.age, 0, extent.length) for extent in found])
+    return Decision(host.with_device(device._replace(mapped=pieces)), judged=(clause,))
+
+
+def _first_shares(host: Host, region: str) -> list[Online]:
+    """What can be taken of a region's extents; with interleave their first shares, which stand for the others."""
+    memdev = host.region(region).memdev
+    return [extent for extent in host.surfaced(region) if extent.memdev == memdev]
+
+
+def _on_each_way(host: Host, region: str, pieces: Sequence[Mapped]) -> tuple[Mapped, ...]:
+    """The pieces of first shares, and with interleave the same of the other shares behind each."""
+    ways = host.region(region).ways
+    if not ways:
+        return tuple(pieces)
+    by_age = {extent.age: extent for extent in host.extents}
+    ages = {(extent.memdev, extent.start, extent.length): extent.age for extent in host.in_region(region)}
+    found = []
+    for piece in pieces:
+        first = by_age[piece.age]
+        found += [piece._replace(age=ages[way, first.start, first.length]) for way in ways]
+    return tuple(found)
+
+
 def resize(host: Host, cause: Resize) -> Decision:
-    """`size` is written: B29, or A14."""
+    """`size` is written: B29, or A14. What that leaves unused may have been asked for (what-if release-remembered)."""
+    decision = _resize(host, cause)
+    return give_remembered(decision) if host.remembered and not decision.error else decision
+
+
+def _resize(host: Host, cause: Resize) -> Decision:
     device = host.device(cause.device)
     by_uuid = host.setup.generation.claim == "uuid"
-    if cause.size % host.setup.pmd_bytes:
+    if cause.size % (host.setup.pmd_bytes * max(1, len(host.region(device.region).ways))):
         return _sized(host, by_uuid, "B29.misaligned", "-EINVAL")
     if not host.region(device.region).probed:
         return Decision(host, error="-ENXIO")
@@ -117,12 +165,16 @@ def resize(host: Host, cause: Resize) -> Decision:
         return _sized(host, by_uuid, "B29.bound", "-EBUSY")
     if cause.size == device.size:
         return _sized(host, by_uuid, "B29.same", "")
+    if by_uuid and cause.size and "untagged-partial-claim" in host.setup.what_if:
+        ages = {piece.age for piece in device.mapped}
+        if not any([extent.tag != NULL_TAG for extent in host.extents if extent.age in ages]):
+            return _grow_or_shrink(host, device, cause.size, ("WHAT-IF.untagged-partial-claim",), untagged=True)
     if by_uuid and cause.size:
         return _sized(host, by_uuid, "B29.resize", "-EOPNOTSUPP")
     if by_uuid:
         after = host.with_device(device._replace(mapped=()))
         return Decision(after, judged=("B29.drop", "B29.order", "B31.available"))
-    return _grow_or_shrink(host, device, cause.size)
+    return _grow_or_shrink(host, device, cause.size, ("A14.any", "A14.available"))
 
 
 def _sized(host: Host, by_uuid: bool, clause: str, error: str) -> Decision:
@@ -132,9 +184,13 @@ def _sized(host: Host, by_uuid: bool, clause: str, error: str) -> Decision:
 # ---- by size --------------------------------------------------------------------------------------------------------
 
 
-def _grow_or_shrink(host: Host, device: Dax, size: int) -> Decision:
-    """A14: space comes from the oldest extents that have some, and goes from the end."""
-    judged = ("A14.any", "A14.available")
+def _grow_or_shrink(host: Host, device: Dax, size: int, judged: tuple[str, ...], *, untagged: bool = False) -> Decision:
+    """A14: space comes from the oldest extents that have some, and goes from the end. `untagged`: only from these."""
+    there = [extent for extent in _first_shares(host, device.region) if not untagged or extent.tag == NULL_TAG]
+    ways = max(1, len(host.region(device.region).ways))
+    firsts = {extent.age for extent in there}
+    whole, mine = device, tuple([piece for piece in device.mapped if ways == 1 or piece.age in firsts])
+    device, size = device._replace(mapped=mine), size // ways
     if size < device.size:
         excess = device.size - size
         kept: list[Mapped] = []
@@ -143,12 +199,13 @@ def _grow_or_shrink(host: Host, device: Dax, size: int) -> Decision:
             excess -= cut
             if piece.length > cut:
                 kept.append(piece._replace(length=piece.length - cut))
-        return Decision(host.with_device(device._replace(mapped=tuple(kept[::-1]))), judged=judged)
+        left = _on_each_way(host, device.region, kept[::-1])
+        return Decision(host.with_device(whole._replace(mapped=left)), judged=judged)
     wanted = size - device.size
-    if wanted > host.available(device.region):
-        return Decision(host, judged=("A14.available",), error="-ENOSPC")
+    if wanted > sum([extent.length - host.used(extent) for extent in there]):
+        return Decision(host, judged=judged[-1:], error="-ENOSPC")
     pieces = list(device.mapped)
-    for extent in host.in_region(device.region):
+    for extent in there:
         for at, length in _gaps(host, extent):
             taken = min(wanted, length)
             wanted -= taken
@@ -159,7 +216,8 @@ def _grow_or_shrink(host: Host, device: Dax, size: int) -> Decision:
                 pieces[-1] = last._replace(length=last.length + taken)
             else:
                 pieces.append(Mapped(extent.age, at, taken))
-    return Decision(host.with_device(device._replace(mapped=tuple(pieces))), judged=judged)
+    taken_now = _on_each_way(host, device.region, pieces)
+    return Decision(host.with_device(whole._replace(mapped=taken_now)), judged=judged)
 
 
 def _gaps(host: Host, extent: Online) -> Sequence[tuple[int, int]]:

@@ -34,9 +34,10 @@ class Departure(NamedTuple):
 
 
 _OLDEST = "10.0"
-"""The oldest release that was measured (10.0.2). What it does not have is taken to begin with the next one."""
+"""The oldest release that was measured (10.0.2, 10.0.13). What it does not have is taken to begin with the next one."""
 _BOTH = "measured on QEMU 10.0.2 and 11.1.3"
 _NOT_10_0 = "measured on QEMU 11.1.3; 10.0.2 does not have it; versions between them were not measured"
+_ONLY_10_0 = "measured on QEMU 10.0.2 and 10.0.13; 11.1.3 does not have it; versions between them were not measured"
 _BY_FM = "measured on QEMU 11.1.3 over FM-API, which 10.0.2 does not have: there it cannot be seen"
 
 _ROWS: tuple[tuple[str, str, str, str], ...] = (
@@ -52,6 +53,7 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("QEMU-add-full", "DEV-8.1Dh", "an add over QMP of more extents than it supports is offered", _BOTH),
     ("QEMU-counts-twice", "DEV-8.served", "4802h counts offered extents twice: the last of 512 get 1Dh", _NOT_10_0),
     ("QEMU-available-wraps", "DEV-19.extents", "with too many in use the available extents wrap below 0", _NOT_10_0),
+    ("QEMU-available-pending", "DEV-19.extents", "4800h counts what is pending as available", _ONLY_10_0),
     ("QEMU-list-pending", "DEV-10.extents", "a list page has an empty entry for each pending extent", _NOT_10_0),
     ("QEMU-log", "DEV-4.whole", "the event log holds 8 records: what a longer chain has more is lost", _BOTH),
     ("QEMU-severity", "DEV-4.severity", "a record's severity is 01b (warning), not 00b (informational)", _BOTH),
@@ -76,8 +78,8 @@ DEPARTURES: dict[str, Departure] = {
         id=name,
         clause=clause,
         text=text,
-        first=_OLDEST if source is _BOTH else "10.1",
-        last="",
+        first=_OLDEST if source in (_BOTH, _ONLY_10_0) else "10.1",
+        last=_OLDEST if source is _ONLY_10_0 else "",
         source=source,
         severity=CRASH if name in _CRASHES else BREACH,
     )

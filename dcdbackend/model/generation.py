@@ -22,15 +22,16 @@ TWO_MIB = 2 << 20
 class Generation(NamedTuple):
     """What differs between kernels; the rows are below.
 
-    kind: "sparse" (A) or "tagged" (B). sequence: how a shared sequence is tested: "refused", "zero-or-dense" (all 0, or
-    exactly 1 to n, whatever the partition), "sharable" (in a sharable partition exactly `sequence_base` on).
-    tags: "refused", or unique per "region" or "host". align: None is no test, 0 the PMD size. checks_shape: empty
-    and wrapping extents are told apart. uuid: what an unclaimed daxN.M/uuid reads; None where there is no such file.
-    scan_at: existing extents are read at "region" creation or at the dax region's "probe"; scan_gate: nothing new is
-    taken before that. failed_group: a group that fails to appear is "released" or "left-out". claim: by "size" or
-    "uuid"; claim_checks: a claimed device and a misaligned extent are refused. unmatched: a release of no extent is an
-    "error", or "acknowledged". release_chains: releases are staged until More is clear, and a group goes only if the
-    chain names all of it. invalidates: before "online", and "before" or "after" the in-use test of a release.
+    kind: "sparse" (A), "tagged" (B) or "policy" (C, a proposal that no kernel has). sequence: how a shared sequence
+    is tested: "refused", "zero-or-dense" (all 0, or exactly 1 to n, whatever the partition), "sharable" (in a
+    sharable partition exactly `sequence_base` on). tags: "refused", or unique per "region", "host", or over all
+    "hosts". align: None is no test, 0 the PMD size. checks_shape: empty and wrapping extents are told apart. uuid:
+    what an unclaimed daxN.M/uuid reads; None where there is no such file. scan_at: existing extents are read at
+    "region" creation or at the dax region's "probe"; scan_gate: nothing new is taken before that. failed_group: a
+    group that fails to appear is "released" or "left-out". claim: by "size" or "uuid"; claim_checks: a claimed device
+    and a misaligned extent are refused. unmatched: a release of no extent is an "error", or "acknowledged".
+    release_chains: releases are staged until More is clear, and a group goes only if the chain names all of it.
+    invalidates: before "online", and "before" or "after" the in-use test of a release.
     """
 
     name: str
@@ -125,32 +126,125 @@ _V11 = _V10._replace(
 _DRAFT = _V11._replace(name="draft", unmatched="acknowledged", release_chains=True)
 
 GENERATIONS: dict[str, Generation] = {row.name: row for row in (_A, _RFC, _V10, _V11, _DRAFT)}
+"""Those of which there is a kernel, or a draft of one."""
+
+_C = _V11._replace(
+    name="C",
+    kind="policy",
+    mode="dc",
+    sequence="zero-or-dense",
+    tags="hosts",
+    align=None,
+    checks_shape=True,
+    timeout_ns=None,
+    most_staged=None,
+    scan_gate=False,
+    claim="none",
+    invalidates=("online", "before"),
+)
+PROPOSED: dict[str, Generation] = {_C.name: _C}
+"""Those that are proposed: a driver per policy (`policy_drivers`). Simulated hosts only."""
+EVERY: dict[str, Generation] = {**GENERATIONS, **PROPOSED}
 
 
 class WhatIf(NamedTuple):
-    """A switch for a design that no kernel has. `source`: who asks for it; `done`: the models follow it."""
+    """A switch for a design that no kernel has. `source`: the seed that asks for it.
+
+    generations: which can have it; others: why the others cannot. clashes: switches that contradict it, and why.
+    """
 
     name: str
     text: str
     source: str
-    kinds: tuple[str, ...]
-    done: bool
+    generations: tuple[str, ...]
+    others: tuple[tuple[str, str], ...] = ()
+    clashes: tuple[tuple[str, str], ...] = ()
 
 
+_BY_UUID = ("v10", "v11", "draft")
+_TAGGED = ("B-rfc", *_BY_UUID)
+_LINUX = ("A", *_TAGGED)
+_NO_UNTAGGED = "with it there is no untagged extent"
+_BY_SETS = "a set is a device there, whole (C2, C5)"
+_BY_SIZE = "it claims by size, in part, as it is (A14)"
+_PER_DEVICE = "a chain and its groups are of one memory device (B2, B5), so none brings all shares of an extent"
+_ONLY_UNTAGGED = "it takes no tagged extent (A4)"
 WHAT_IFS: dict[str, WhatIf] = {
     row.name: row
     for row in (
-        WhatIf("untagged-partial-claim", "an untagged extent may be claimed in part", "002", ("tagged",), False),
-        WhatIf("one-untagged-per-group", "each untagged extent is a group of its own", "002", ("tagged",), True),
         WhatIf(
-            "release-remembered", "a request is remembered until the last close", "003", ("sparse", "tagged"), False
+            "untagged-partial-claim",
+            "an untagged extent may be claimed in part, by writing a size",
+            "002",
+            _BY_UUID,
+            (("A", _BY_SIZE), ("B-rfc", _BY_SIZE), ("C", _BY_SETS)),
         ),
-        WhatIf("extend-accepted", "an offer may extend an accepted extent", "003", ("sparse", "tagged"), False),
-        WhatIf("map-to-extents", "a DAX device is made of chosen extents", "003", ("sparse", "tagged"), False),
-        WhatIf("interleave", "one region over several devices", "003", ("sparse", "tagged"), False),
-        WhatIf("no-tag-no-service", "an untagged extent is refused", "000", ("tagged",), True),
+        WhatIf(
+            "one-untagged-per-group",
+            "each untagged extent is a group of its own",
+            "002",
+            _TAGGED,
+            (("A", "it has no groups (A8)"), ("C", "it tracks untagged extents one by one as it is (C3)")),
+        ),
+        WhatIf("release-remembered", "a request is remembered until the last close", "003", (*_LINUX, "C")),
+        WhatIf(
+            "extend-accepted",
+            "an offer may extend what was accepted: what is new of it is taken",
+            "003",
+            _LINUX,
+            (("C", "extents share a tag only if they arrive together (C2)"),),
+        ),
+        WhatIf(
+            "map-to-extents",
+            "a DAX device may be made of chosen extents",
+            "003",
+            _LINUX,
+            (("C", _BY_SETS),),
+        ),
+        WhatIf(
+            "interleave",
+            "one region over several devices: an extent surfaces when each of them has brought its share",
+            "003",
+            ("A",),
+            (*[(name, _PER_DEVICE) for name in _TAGGED], ("C", _BY_SETS)),
+        ),
+        WhatIf(
+            "no-tag-no-service",
+            "an untagged extent is refused",
+            "000",
+            (*_TAGGED, "C"),
+            (("A", _ONLY_UNTAGGED),),
+            (("untagged-partial-claim", _NO_UNTAGGED), ("one-untagged-per-group", _NO_UNTAGGED)),
+        ),
     )
-}
+}  # fmt: skip
+
+
+def switches_of(generation: str) -> tuple[str, ...]:
+    """The what-if switches that a generation can have."""
+    return tuple([name for name, row in WHAT_IFS.items() if generation in row.generations])
+
+
+def _switched(generation: str, names: Iterable[str]) -> frozenset[str]:
+    """These switches, if the generation can have all of them together. Errors: AskedWrongly, which names the two."""
+    on = list(dict.fromkeys(names))
+    for name in on:
+        switch = WHAT_IFS.get(name)
+        if switch is None:
+            raise AskedWrongly(f"what-if {name!r} is not known; there are {', '.join(WHAT_IFS)}")
+        if generation not in switch.generations:
+            why = dict(switch.others).get(generation, "its rules leave no room for it")
+            raise AskedWrongly(
+                f"generation {generation} cannot have what-if {name!r}: {why}; "
+                f"take one of {', '.join(switch.generations)}, or leave the switch out"
+            )
+    for name in on:
+        for other, why in WHAT_IFS[name].clashes:
+            if other in on:
+                raise AskedWrongly(
+                    f"what-if {name!r} and {other!r} contradict each other: {why}; leave one of them out"
+                )
+    return frozenset(on)
 
 
 class Setup(NamedTuple):
@@ -179,11 +273,11 @@ def setup(
 ) -> Setup:
     """The Setup of a generation by name. `quirks`: ids of `quirks.QUIRKS`; None: all that its code has.
 
-    Errors: AskedWrongly for a name that is not there, or a switch that the generation cannot have.
+    Errors: AskedWrongly for a name that is not there, a switch that the generation cannot have, or two that contradict.
     """
-    row = GENERATIONS.get(generation)
+    row = EVERY.get(generation)
     if row is None:
-        raise AskedWrongly(f"generation {generation!r} is not known; there are {', '.join(GENERATIONS)}")
+        raise AskedWrongly(f"generation {generation!r} is not known; there are {', '.join(EVERY)}")
     has = applicable(generation)
     on = has if quirks is None else frozenset(quirks)
     if not on <= has:
@@ -191,10 +285,4 @@ def setup(
             f"generation {generation} has no {', '.join(sorted(on - has))}; of {', '.join(QUIRKS)} "
             f"it has {', '.join(sorted(has)) or 'none'}"
         )
-    for name in what_if:
-        switch = WHAT_IFS.get(name)
-        if switch is None:
-            raise AskedWrongly(f"what-if {name!r} is not known; there are {', '.join(WHAT_IFS)}")
-        if row.kind not in switch.kinds or not switch.done:
-            raise AskedWrongly(f"generation {generation} cannot run what-if {name!r}; leave one of the two out")
-    return Setup(row, on, frozenset(what_if), pmd_bytes, slack_ns)
+    return Setup(row, on, _switched(generation, what_if), pmd_bytes, slack_ns)

@@ -5,10 +5,10 @@
     way, findings = hold(permitted, commands)    # a judge: the one that was seen, or what is wrong with it
     host = settle(host, cause, way, commands)
 
-A generation is a row of parameters (`generation`), not a module for each version: `sparse_dax` decides for A, `tagged`
-for B. There is no clock here (causes carry the time, ns), no randomness (a seed is given) and no device: what the
-device says to a command does not concern these hosts. It is not the whole kernel either: only what rules L, A and B
-speak of.
+A generation is a row of parameters (`generation`), not a module for each version: `sparse_dax` decides for A,
+`tagged` for B, `policy_drivers` for C. There is no clock here (causes carry the time, ns), no randomness (a seed is
+given) and no device: what the device says to a command does not concern these hosts. It is not the whole kernel
+either: only what rules L, A, B and C speak of.
 
 `permitted` holds what such a set is, and `choose` and `hold`.
 
@@ -144,6 +144,9 @@ class Region(NamedTuple):
     `dax_region`: it is bound, so that the dax region exists. `probed`: the DAX driver has it. `scanned`: its first
     scan is done; `failed`: it never will be. `dynamic`: over the DC partition,
     else over static capacity.
+
+    C alone: `mode` (pmem, ram, dc), `programmed` (its decoders are), `driver` (the region driver that has it), `policy`
+    (what was written to its files, in that order). `ways`: with interleave, the memory devices that share it.
     """
 
     name: str
@@ -157,6 +160,11 @@ class Region(NamedTuple):
     scanned: bool = False
     failed: bool = False
     scan: Scan | None = None
+    mode: str = ""
+    programmed: bool = False
+    driver: str = ""
+    policy: tuple[tuple[str, str], ...] = ()
+    ways: tuple[str, ...] = ()
 
     @property
     def end(self) -> int:
@@ -196,21 +204,31 @@ class Mapped(NamedTuple):
 
 
 class Dax(NamedTuple):
-    """A DAX device. `driver`: device_dax or kmem, None when unbound."""
+    """A DAX device. `driver`: device_dax or kmem, None when unbound.
+
+    C alone: `held` (somebody maps it, or its pages), `hotplug` (what its file of that name reads; None without one),
+    `static_bytes`: it is over static capacity, of so many bytes.
+    """
 
     name: str
     region: str
     mapped: tuple[Mapped, ...] = ()
     driver: str | None = None
+    held: bool = False
+    hotplug: str | None = None
+    static_bytes: int = 0
 
     @property
     def size(self) -> int:
         """The sum of its pieces."""
-        return sum([piece.length for piece in self.mapped])
+        return self.static_bytes + sum([piece.length for piece in self.mapped])
 
 
 class Host(NamedTuple):
-    """The whole host at one moment. `extents` are in the order in which they came online."""
+    """The whole host at one moment. `extents` are in the order in which they came online.
+
+    `remembered`: ages of extents whose release was asked for while they were in use (what-if release-remembered).
+    """
 
     setup: Setup
     memdevs: tuple[Memdev, ...]
@@ -219,6 +237,7 @@ class Host(NamedTuple):
     devices: tuple[Dax, ...] = ()
     drivers: frozenset[str] = frozenset((DAX_DRIVER,))
     next: int = 1
+    remembered: tuple[int, ...] = ()
 
     def memdev(self, name: str) -> Memdev:
         """The memory device of that name. Errors: AskedWrongly."""
@@ -244,7 +263,7 @@ class Host(NamedTuple):
     def region_at(self, memdev: str, start: int) -> Region | None:
         """The region of a memory device that holds a DPA (L3)."""
         for region in self.regions:
-            if region.memdev == memdev and region.dynamic and region.start <= start < region.end:
+            if memdev in (region.memdev, *region.ways) and region.dynamic and region.start <= start < region.end:
                 return region
         return None
 
@@ -252,13 +271,22 @@ class Host(NamedTuple):
         """The extents under a region, oldest first."""
         return tuple([extent for extent in self.extents if extent.region == region])
 
+    def surfaced(self, region: str) -> tuple[Online, ...]:
+        """Those that can be seen and used: with interleave, the shares of extents that have a share on each way."""
+        found = self.in_region(region)
+        ways = self.region(region).ways if region else ()
+        if not ways:
+            return found
+        there = {(extent.memdev, extent.start, extent.length) for extent in found}
+        return tuple([one for one in found if all([(way, one.start, one.length) in there for way in ways])])
+
     def used(self, extent: Online) -> int:
         """How many bytes of an extent DAX devices have."""
         return sum([piece.length for device in self.devices for piece in device.mapped if piece.age == extent.age])
 
     def available(self, region: str) -> int:
         """available_size of a region (A14, B31)."""
-        return sum([extent.length - self.used(extent) for extent in self.in_region(region)])
+        return sum([extent.length - self.used(extent) for extent in self.surfaced(region)])
 
     def with_memdev(self, new: Memdev) -> Host:
         """The host with that memory device in place of the one of its name."""
@@ -307,7 +335,11 @@ class Page(NamedTuple):
 
 
 class MakeRegion(NamedTuple):
-    """A region is created and committed, not bound yet. `dynamic`: over the DC partition, else static capacity."""
+    """A region is created and committed, not bound yet. `dynamic`: over the DC partition, else static capacity.
+
+    `mode`: of which file it is made in C (pmem, ram, dc), "" for dc or ram as `dynamic` says. `ways`: the memory
+    devices that share it, its own first; without the what-if interleave it is over its own alone.
+    """
 
     region: str
     memdev: str
@@ -315,12 +347,21 @@ class MakeRegion(NamedTuple):
     length: int
     hpa: int = 0
     dynamic: bool = True
+    mode: str = ""
+    ways: tuple[str, ...] = ()
+
+
+class Program(NamedTuple):
+    """C: a region's decoders are programmed, its targets set."""
+
+    region: str
 
 
 class BindRegion(NamedTuple):
-    """A region is bound: its dax region appears."""
+    """A region is bound: its dax region appears. `driver`: to which region driver, in C."""
 
     region: str
+    driver: str = ""
 
 
 class UnbindRegion(NamedTuple):
@@ -376,6 +417,43 @@ class Unbind(NamedTuple):
     device: str
 
 
+class SetPolicy(NamedTuple):
+    """C: text is written to a file of a region's driver (`policy_drivers.CONTROLS`)."""
+
+    region: str
+    name: str
+    text: str
+
+
+class Hotplug(NamedTuple):
+    """C: text is written to a DAX device's `hotplug`."""
+
+    device: str
+    text: str
+
+
+class Hold(NamedTuple):
+    """Somebody maps a DAX device, or uses its memory."""
+
+    device: str
+
+
+class LetGo(NamedTuple):
+    """Nobody does any more."""
+
+    device: str
+
+
+class Choose(NamedTuple):
+    """What-if map-to-extents: offsets of extents are written to a DAX device, in the order in which it is to have them.
+
+    There is such a file only with that switch.
+    """
+
+    device: str
+    offsets: tuple[int, ...]
+
+
 class Delete(NamedTuple):
     """A DAX device's name is written to its dax region's `delete`."""
 
@@ -402,6 +480,12 @@ Cause = (
     | Bind
     | Unbind
     | Delete
+    | Program
+    | SetPolicy
+    | Hotplug
+    | Hold
+    | LetGo
+    | Choose
     | Reset
 )
 
@@ -467,9 +551,10 @@ class Draft:
 
 def decide(host: Host, cause: Cause) -> Permitted:
     """What the rules permit this host to do now. Errors: AskedWrongly when the cause names what is not there."""
-    from . import sparse_dax, tagged  # they import this module
+    from . import policy_drivers, sparse_dax, tagged  # they import this module
 
-    return sparse_dax.decide(host, cause) if host.setup.generation.kind == "sparse" else tagged.decide(host, cause)
+    kinds = {"sparse": sparse_dax.decide, "tagged": tagged.decide, "policy": policy_drivers.decide}
+    return kinds[host.setup.generation.kind](host, cause)
 
 
 def settle(host: Host, cause: Cause, way: Decision, commands: Sequence[Command]) -> Host:
@@ -517,8 +602,52 @@ def forget(draft: Draft, gone: Sequence[Online]) -> None:
         ]
     )
     draft.host = host._replace(
-        extents=tuple([extent for extent in host.extents if extent.age not in ages]), devices=devices
+        extents=tuple([extent for extent in host.extents if extent.age not in ages]),
+        devices=devices,
+        remembered=tuple([age for age in host.remembered if age not in ages]),
     )
+
+
+def remember(draft: Draft, members: Iterable[Online]) -> None:
+    """These could not be released now; with the what-if release-remembered they go as soon as nobody uses them."""
+    if "release-remembered" in draft.host.setup.what_if:
+        ages = dict.fromkeys((*draft.host.remembered, *[extent.age for extent in members]))
+        draft.host = draft.host._replace(remembered=tuple(ages))
+
+
+def give_remembered(decision: Decision) -> Decision:
+    """A decision, and what follows from it: what was asked for while it was used goes once nobody uses it."""
+    draft = Draft(decision.after)
+    clause = "WHAT-IF.release-remembered"
+    wanted = [extent for extent in draft.host.extents if extent.age in draft.host.remembered]
+    for group in dict.fromkeys([extent.group for extent in wanted]):
+        members = sorted([extent for extent in wanted if extent.group == group], key=lambda extent: extent.number)
+        if any([draft.host.used(extent) for extent in members]):
+            continue
+        draft.judge(clause)
+        for extent in members:
+            draft.act("invalidate", extent.region)
+            draft.give_back(extent.memdev, clause, extent.start, extent.length)
+        forget(draft, members)
+    return decision._replace(
+        after=draft.host,
+        plan=decision.plan + tuple(draft.plan),
+        judged=decision.judged + tuple(draft.judged),
+        acts=decision.acts + tuple(draft.acts),
+    )
+
+
+def new_parts(host: Host, region: str, event: Event) -> tuple[Event, ...]:
+    """What of an extent is under no region yet; nothing where all of it is (what-if extend-accepted)."""
+    parts: list[Event] = []
+    reached, end = event.start, event.start + event.length
+    for extent in sorted(near(host, region, event), key=lambda one: one.start):
+        if extent.start > reached:
+            parts.append(event._replace(start=reached, length=extent.start - reached))
+        reached = max(reached, extent.end)
+    if reached < end:
+        parts.append(event._replace(start=reached, length=end - reached))
+    return tuple(parts)
 
 
 def near(host: Host, region: str, event: Event) -> list[Online]:
@@ -568,7 +697,10 @@ def _make_region(host: Host, cause: MakeRegion) -> Decision:
     for region in taken:
         if region.name == cause.region or (region.start < cause.start + cause.length and cause.start < region.end):
             return Decision(host, error="-EBUSY")
-    made = Region(cause.region, memdev.name, cause.start, cause.length, cause.hpa, cause.dynamic)
+    ways = cause.ways if "interleave" in host.setup.what_if else ()
+    if ways[:1] not in ((), (memdev.name,)):
+        return Decision(host, error="-EINVAL")
+    made = Region(cause.region, memdev.name, cause.start, cause.length, cause.hpa, cause.dynamic, ways=ways)
     return Decision(host._replace(regions=(*host.regions, made)), judged=("L3.several",) if taken else ())
 
 

@@ -42,7 +42,8 @@ class SeenMapping(NamedTuple):
 
 
 class SeenDax(NamedTuple):
-    """A DAX device's directory. None: not looked at. `has_uuid`: there is a uuid file."""
+    """A DAX device's directory. None: not looked at. `has_uuid`: there is a uuid file; `hotplug`: what that file reads
+    (generation C)."""
 
     name: str
     size: int | None = None
@@ -51,6 +52,7 @@ class SeenDax(NamedTuple):
     mappings: tuple[SeenMapping, ...] | None = None
     driver: str | None = None
     has_driver: bool | None = None
+    hotplug: str | None = None
 
 
 class Sight(NamedTuple):
@@ -79,8 +81,29 @@ def _by_size(host: Host) -> bool:
     return host.setup.generation.claim == "size"
 
 
-def _clause(host: Host, sparse: str, tagged: str) -> str:
-    return sparse if host.setup.generation.kind == "sparse" else tagged
+def _clause(host: Host, sparse: str, tagged: str, policy: str) -> str:
+    return {"sparse": sparse, "tagged": tagged, "policy": policy}[host.setup.generation.kind]
+
+
+def _by_policy(host: Host) -> bool:
+    return host.setup.generation.kind == "policy"
+
+
+def _devices_clause(host: Host, region: str) -> str:
+    """The clause by which a region has the DAX devices that it has."""
+    if not _by_policy(host):
+        return "A14.any" if _by_size(host) else "B30.one"
+    found = host.region(region)
+    if not found.driver:
+        return "C1.undo"
+    if found.mode != "dc":
+        return "C9.auto" if found.driver == "region" else "C1.unprobed"
+    extents = host.in_region(region)
+    if not extents:
+        return "C1.bare"
+    if found.driver == "sysram":
+        return "C2.device" if extents[0].tag != NULL_TAG else "C3.direct"
+    return "C6.device" if found.driver == "virtio" else "C5.device"
 
 
 def show_extent(extent: Online) -> SeenExtent:
@@ -90,30 +113,50 @@ def show_extent(extent: Online) -> SeenExtent:
     return SeenExtent(f"extent{number}.{extent.id}", extent.offset, extent.length, uuid)
 
 
+def show_extents(host: Host, region: str) -> tuple[SeenExtent, ...]:
+    """The extents under a region as sysfs shows them; with interleave each stands for the shares of all ways."""
+    found = host.region(region)
+    ways = max(1, len(found.ways))
+    shown = [show_extent(extent) for extent in host.surfaced(region) if extent.memdev == found.memdev]
+    return tuple([one._replace(offset=one.offset * ways, length=one.length * ways) for one in shown])
+
+
 def show_dax(host: Host, device: Dax) -> SeenDax:
     """A DAX device as sysfs shows it."""
-    hpa = host.region(device.region).hpa
+    region = host.region(device.region)
+    hpa, ways = region.hpa, max(1, len(region.ways))
     places = {extent.age: extent.offset for extent in host.extents}
     mappings = []
     page = 0
-    for piece in device.mapped:
-        start = hpa + places[piece.age] + piece.at
-        mappings.append(SeenMapping(start, start + piece.length - 1, page))
-        page += piece.length // PAGE_BYTES
+    for piece in device.mapped[::ways]:  # the shares of an extent come one after the other
+        start = hpa + (places[piece.age] + piece.at) * ways
+        mappings.append(SeenMapping(start, start + piece.length * ways - 1, page))
+        page += piece.length * ways // PAGE_BYTES
     uuid = reads(host, device)
     return SeenDax(
-        device.name, device.size, uuid, uuid is not None, tuple(mappings), device.driver, device.driver is not None
+        device.name,
+        device.size,
+        uuid,
+        uuid is not None,
+        tuple(mappings),
+        device.driver,
+        device.driver is not None,
+        device.hotplug,
     )
+
+
+def _mode(host: Host, region: str) -> str:
+    return host.region(region).mode if _by_policy(host) else host.setup.generation.mode
 
 
 def look(host: Host, region: str) -> Sight:
     """What the model's state looks like from outside."""
     devices = tuple([device for device in host.devices if device.region == region])
-    extents = tuple([show_extent(extent) for extent in host.in_region(region)])
+    extents = show_extents(host, region)
     return Sight(
         region,
-        host.setup.generation.mode,
-        host.available(region),
+        _mode(host, region),
+        None if _by_policy(host) else host.available(region),
         extents,
         tuple([extent.name for extent in extents]),
         tuple([show_dax(host, device) for device in devices]),
@@ -126,16 +169,17 @@ def judge(host: Host, sight: Sight, dropped: Sequence[Dropped] = ()) -> Look:
     judged: list[str] = []
     findings: list[Violation] = []
     if sight.mode is not None:
-        clause = _clause(host, "A1.mode", "B1.mode")
+        clause = _clause(host, "A1.mode", "B1.mode", "C1.create")
         judged.append(clause)
-        expected = host.setup.generation.mode
+        expected = _mode(host, sight.region)
         if sight.mode != expected:
             findings.append(breach(clause, f"the mode is {sight.mode}, of this generation it is {expected}"))
     if sight.extents is not None or sight.names is not None:
-        clause = _clause(host, "A8.one", "B5.surfaced")
+        clause = _clause(host, "A8.one", "B5.surfaced", "C1.surfaced")
+        clause = "WHAT-IF.interleave" if host.region(sight.region).ways else clause
         judged.append(clause)
         findings += _extents(host, sight, clause, dropped)
-    if sight.available is not None:
+    if sight.available is not None and not _by_policy(host):
         clause = "A14.available" if _by_size(host) else "B31.available"
         judged.append(clause)
         expected_size = host.available(sight.region)
@@ -143,14 +187,14 @@ def judge(host: Host, sight: Sight, dropped: Sequence[Dropped] = ()) -> Look:
             findings.append(breach(clause, f"available_size is {sight.available}, unclaimed are {expected_size}"))
     if sight.all_devices is not None:
         there = sorted([device.name for device in host.devices if device.region == sight.region])
-        clause = "A14.any" if _by_size(host) else "B30.one"
+        clause = _devices_clause(host, sight.region)
         judged.append(clause)
         if sorted(sight.all_devices) != there:
             findings.append(breach(clause, f"DAX devices {sorted(sight.all_devices)}, there should be {there}"))
     for seen in sight.devices:
         device = next((one for one in host.devices if one.name == seen.name), None)
         if device is not None:
-            findings += _dax(host, device, seen, judged)
+            findings += (_of_policy if _by_policy(host) else _dax)(host, device, seen, judged)
     wrong = {finding.clause for finding in findings}
     return Look(tuple([clause for clause in dict.fromkeys(judged) if clause not in wrong]), tuple(findings))
 
@@ -161,19 +205,19 @@ def _key(extent: SeenExtent) -> tuple[int, int, bytes]:
 
 
 def _extents(host: Host, sight: Sight, clause: str, dropped: Sequence[Dropped]) -> list[Violation]:
-    there = host.in_region(sight.region)
+    there = show_extents(host, sight.region)
     if sight.extents is None:
         names = sight.names or ()
         if len(set(names)) == len(there):
             return []
         return [breach(clause, f"{len(set(names))} extents are shown, there should be {len(there)}", seen=list(names))]
-    expected = {_key(show_extent(extent)): extent for extent in there}
+    expected = {_key(extent): extent for extent in there}
     seen = {_key(extent): extent for extent in sight.extents}
     missing = [extent for key, extent in expected.items() if key not in seen]
     extra = [extent for key, extent in seen.items() if key not in expected]
     found = []
     for one in missing:
-        text = f"{_spelt(one)} is not shown under {sight.region}"
+        text = f"{_spelt(host, sight.region, one)} is not shown under {sight.region}"
         found.append(breach(clause, text, seen=[str(extent) for extent in sight.extents]))
     start = host.region(sight.region).start
     for other in extra:
@@ -189,8 +233,9 @@ def _extents(host: Host, sight: Sight, clause: str, dropped: Sequence[Dropped]) 
     return found
 
 
-def _spelt(extent: Online) -> str:
-    return str(Extent(extent.start, extent.length, extent.tag))
+def _spelt(host: Host, region: str, extent: SeenExtent) -> str:
+    tag = parse_uuid(extent.uuid) if extent.uuid else NULL_TAG
+    return str(Extent(host.region(region).start + extent.offset, extent.length, tag or NULL_TAG))
 
 
 def _dax(host: Host, device: Dax, seen: SeenDax, judged: list[str]) -> list[Violation]:
@@ -219,6 +264,31 @@ def _dax(host: Host, device: Dax, seen: SeenDax, judged: list[str]) -> list[Viol
             reordered = places == {(one.start, one.end) for one in expected.mappings or ()}
             clause = "B27.sequence" if reordered or same else "B30.one"
             found.append(breach(clause, f"{seen.name} maps {_maps(seen)}, due is {_maps(expected)}"))
+    return found
+
+
+def _of_policy(host: Host, device: Dax, seen: SeenDax, judged: list[str]) -> list[Violation]:
+    """A DAX device of generation C: what it is made of, its tag, its driver, whether its memory is online."""
+    expected = show_dax(host, device)
+    region = host.region(device.region)
+    clause = _devices_clause(host, device.region)
+    uuid = "C2.uuid" if region.driver == "sysram" else "C6.device" if region.driver == "virtio" else "C5.uuid"
+    probed = "C1.probe" if clause == "C1.unprobed" and device.driver is not None else clause
+    parts = [
+        (clause, "size", seen.size, expected.size),
+        (clause, "mappings", seen.mappings, expected.mappings),
+        (uuid, "uuid", seen.uuid, expected.uuid),
+        ("C9.auto" if clause == "C9.auto" else "C2.online", "hotplug", seen.hotplug, expected.hotplug),
+    ]
+    if seen.has_driver is not None:
+        parts.append((probed, "driver", seen.driver or "none", expected.driver or "none"))
+    found: list[Violation] = []
+    for broken, what, saw, due in parts:
+        if saw is None or due is None:
+            continue
+        judged.append(broken)
+        if saw != due:
+            found.append(breach(broken, f"{seen.name}/{what} is {saw}, due is {due}"))
     return found
 
 

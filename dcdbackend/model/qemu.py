@@ -2,8 +2,8 @@
 
 Nothing here departs from a rule: a list may come in any order (DEV-10), and of several faults any may be told. It is
 kept so that a device which behaves as QEMU can be held against the real one, answer by answer (`differential`); a
-device that is to keep the rules and nothing else does not ask. Source: hw/cxl/cxl-mailbox-utils.c, and measured on
-10.0.2 and 11.1.3 by the differential test.
+device that is to keep the rules and nothing else does not ask. Source: hw/cxl/cxl-mailbox-utils.c, and measured by
+`dcd fuzz`, 10,200 operations (seed 21) each on 10.0.2, 10.0.13 and 11.1.3, without a difference.
 """
 
 from __future__ import annotations

@@ -386,7 +386,10 @@ def _learn(state: State, op: Completed, found: dict[str, Any]) -> State | Violat
     bad = shape(state.config, start, length)
     for bit, clause, text in _BAD_SHAPE:
         if bad & bit:
-            return fail(clause, f"the extent 0x{start:x}+0x{length:x} of a record {text}", op)
+            text = f"the extent 0x{start:x}+0x{length:x} of a record {text}"
+            if bit == EMPTY_RANGE and "QEMU-fm-empty" in state.config.departures:
+                return departed("QEMU-fm-empty", clause, text, op)
+            return fail(clause, text, op)
     open_chain = state.chains[-1] if state.chains and not state.chains[-1].complete else None
     if state.notes.gap:
         open_chain = None

@@ -20,6 +20,7 @@ from .host import (
     RELEASE,
     BindRegion,
     Cause,
+    Choose,
     Claim,
     Create,
     DestroyRegion,
@@ -38,9 +39,11 @@ from .host import (
     UnloadDriver,
     forget,
     near,
+    new_parts,
     next_id,
     read_again,
     read_on,
+    remember,
     seed_device,
     simple,
 )
@@ -140,7 +143,7 @@ def _close(
     """A4 to A7: each extent tested by itself, then one answer."""
     host = draft.host
     tested: list[Tested] = []
-    for event in staged:
+    for event in _extended(draft, memdev, staged):
         clause, region, again = _test(host, memdev, event)
         if clause or region is None:
             draft.judge("A4.order")
@@ -195,7 +198,7 @@ def _test(host: Host, memdev: Memdev, event: Event) -> tuple[str, Region | None,
         return "A4.region" if host.regions else "A2.region", None, False
     if not contains(region.start, region.length, event.start, event.length):
         return "A4.decoder", None, False
-    there = near(host, region.name, event)
+    there = [extent for extent in near(host, region.name, event) if extent.memdev == memdev.name]
     for extent in there:
         if contains(extent.start, extent.length, event.start, event.length):
             return "", region, True
@@ -203,6 +206,23 @@ def _test(host: Host, memdev: Memdev, event: Event) -> tuple[str, Region | None,
         if overlaps(extent.start, extent.length, event.start, event.length):
             return "A4.overlap", None, False
     return "", region, False
+
+
+def _extended(draft: Draft, memdev: Memdev, staged: Sequence[Event]) -> list[Event]:
+    """The chain; with the what-if extend-accepted, of an extent that overlaps accepted ones what is new of it."""
+    host = draft.host
+    if "extend-accepted" not in host.setup.what_if:
+        return list(staged)
+    found: list[Event] = []
+    for event in staged:
+        region = host.region_at(memdev.name, event.start)
+        clause, _, _ = _test(host, memdev, event)
+        if clause == "A4.overlap" and region is not None:
+            draft.judge("WHAT-IF.extend-accepted")
+            found += new_parts(host, region.name, event)
+        else:
+            found.append(event)
+    return found
 
 
 def _odd(host: Host, event: Event) -> bool:
@@ -248,7 +268,8 @@ def _surface(draft: Draft, memdev: Memdev, news: Sequence[Tested], faults: froze
             start - one.region.start,
         )
         draft.host = host._replace(extents=(*host.extents, extent), next=host.next + 1)
-        draft.judge("A8.one", *(() if one.region.probed else ("A2.driver",)))
+        draft.judge("WHAT-IF.interleave" if one.region.ways else "A8.one")
+        draft.judge(*(() if one.region.probed else ("A2.driver",)))
         online.append(one.range)
     return failed
 
@@ -264,7 +285,7 @@ def _release(draft: Draft, memdev: Memdev, event: Event) -> None:
     touched = [
         extent
         for extent in near(draft.host, region.name, event)
-        if overlaps(extent.start, extent.length, event.start, event.length)
+        if extent.memdev == memdev.name and overlaps(extent.start, extent.length, event.start, event.length)
     ]
     draft.judge("A11.overlap")
     for extent in touched:
@@ -272,6 +293,7 @@ def _release(draft: Draft, memdev: Memdev, event: Event) -> None:
         if draft.host.used(extent):
             draft.judge("A11.in-use")
             draft.silent.append(("give_back", "A11.in-use"))
+            remember(draft, [extent])
             continue
         _give_up(draft, extent, "A11.whole")
         if (extent.start, extent.length) != (event.start, event.length):
@@ -416,4 +438,5 @@ _CAUSES: dict[type, Callable[[Host, Any], Decision]] = {
     Create: claims.create,
     Claim: claims.claim,
     Resize: claims.resize,
+    Choose: claims.choose,
 }

@@ -20,6 +20,7 @@ from .host import (
     RELEASE,
     BindRegion,
     Cause,
+    Choose,
     Claim,
     Create,
     DestroyRegion,
@@ -38,9 +39,11 @@ from .host import (
     UnloadDriver,
     forget,
     near,
+    new_parts,
     next_id,
     read_again,
     read_on,
+    remember,
     seed_device,
     simple,
 )
@@ -259,7 +262,8 @@ def _group(
     draft: Draft, memdev: Memdev, tag: bytes, rows: list[Row], faults: frozenset[str], existing: bool
 ) -> list[Named]:
     """What the answer names of one group, in the group's order."""
-    clause = _group_gate(draft, memdev, tag, rows)
+    rows, joins = _extending(draft, memdev, tag, rows)
+    clause = _group_gate(draft, memdev, tag, rows, joins)
     if clause:
         draft.judge("B6.first")
         return _left_out(draft, memdev, rows, clause)
@@ -275,6 +279,10 @@ def _group(
             return [Named(at, (event.start, event.length)) for at, event in again]
         return _left_out(draft, memdev, again, "B15.duplicate")
     fresh = _placed(draft, memdev, tag, new)
+    if joins:
+        draft.judge("WHAT-IF.extend-accepted")
+        last = joins[-1]
+        fresh = [one._replace(group=last.group, number=last.number + 1 + at) for at, one in enumerate(fresh)]
     if _fails(draft, fresh, faults):
         return _failed(draft, memdev, fresh, [member.row for member in members if not member.clause], existing)
     _appear(draft, memdev, members, fresh)
@@ -287,12 +295,49 @@ def _left_out(draft: Draft, memdev: Memdev, rows: Sequence[Row], clause: str) ->
     return []
 
 
-def _group_gate(draft: Draft, memdev: Memdev, tag: bytes, rows: Sequence[Row]) -> str:
+def _extending(draft: Draft, memdev: Memdev, tag: bytes, rows: list[Row]) -> tuple[list[Row], list[Online]]:
+    """What-if extend-accepted: what is new of a group that adjoins or overlaps what was accepted under its tag.
+
+    The rows with what overlaps cut off, and the members of the allocation that a tagged group joins, in order; none
+    where it joins none. A claimed allocation is not extended: its device would have another size.
+    """
+    host = draft.host
+    partition = memdev.partition
+    if "extend-accepted" not in host.setup.what_if or partition is None or partition.sharable:
+        return rows, []
+    found: list[Row] = []
+    touched: set[int] = set()
+    for at, event in rows:
+        region = host.region_at(memdev.name, event.start)
+        end = event.start + event.length
+        mine = [one for one in host.in_region(region.name if region else "") if one.tag == tag]
+        touched.update([one.group for one in mine if one.start <= end and event.start <= one.end])
+        clause, _, _ = _extent_gate(host, memdev, event, False)
+        if clause == "B15.overlap" and region is not None and _overlaps_only(host, region, event, tag):
+            found += [(at, part) for part in new_parts(host, region.name, event)]
+        else:
+            found.append((at, event))
+    if tag == NULL_TAG:
+        if found != rows:
+            draft.judge("WHAT-IF.extend-accepted")
+        return found, []
+    live = sorted([one for one in host.extents if one.tag == tag], key=lambda one: one.number)
+    if {one.group for one in live} != touched or len(touched) != 1 or any([host.used(one) for one in live]):
+        return rows, []
+    return found, live
+
+
+def _overlaps_only(host: Host, region: Region, event: Event, tag: bytes) -> bool:
+    """Whether what an extent overlaps is all of its own tag."""
+    return all([one.tag == tag for one in near(host, region.name, event)])
+
+
+def _group_gate(draft: Draft, memdev: Memdev, tag: bytes, rows: Sequence[Row], joins: Sequence[Online]) -> str:
     """B6 to B9, in order: the clause by which the whole group is dropped, or ""."""
     host = draft.host
     if tag == NULL_TAG and "no-tag-no-service" in host.setup.what_if:
         return "WHAT-IF.no-tag-no-service"
-    if tag != NULL_TAG and (clause := _live(host, memdev, tag, rows[0][1])):
+    if tag != NULL_TAG and not joins and (clause := _live(host, memdev, tag, rows[0][1])):
         return clause
     if clause := _sequence(host, memdev, rows):
         return clause
@@ -604,6 +649,7 @@ def _release_group(
     if any([draft.host.used(member) for member in members]):
         draft.judge("B22.in-use")
         draft.silent.append(("give_back", "B22.in-use"))
+        remember(draft, members)
         return False
     if "after" in row.invalidates:
         draft.act("invalidate", members[0].region)
@@ -612,6 +658,9 @@ def _release_group(
     draft.judge("B23.each", *(("B23.whole",) if [(one.start, one.length) for one in members] != [named] else ()))
     if len(members) > 1 and members[0].tag == NULL_TAG:
         draft.quirk("Q6")
+    if members[0].tag == NULL_TAG and "one-untagged-per-group" in draft.host.setup.what_if:
+        draft.judge("WHAT-IF.one-untagged-per-group")
+        draft.silent.append(("give_back", "WHAT-IF.one-untagged-per-group"))
     for member in members:
         draft.act("give_back", member.region)
         pair = (member.start, member.length)
@@ -793,4 +842,5 @@ _CAUSES: dict[type, Callable[[Host, Any], Decision]] = {
     Create: claims.create,
     Claim: claims.claim,
     Resize: claims.resize,
+    Choose: claims.choose,
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from fnmatch import fnmatch
 from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 
-from ..checker.verdict import GUEST, OUTCOMES, Counts, Verdict
+from ..checker.verdict import GUEST, OUTCOMES, SEEN, Counts, Verdict
 from ..linux_rules import EVERY
 
 WIDTH = 180
@@ -50,34 +51,66 @@ def outcome(counts: Counts) -> str:
     return "skipped"
 
 
+def meant(results: Iterable[tuple[Mapping[str, str], Verdict]]) -> set[str]:
+    """`subject clause` of what was broken or unknown only where its scenario means it to be.
+
+    `results`: what a scenario expects (`subject clause` or a pattern of it: outcome), and its verdict. What the guest
+    judged broken (`guest.host`, `guest.device`) is meant where the same breach by the controller's judgement is; that
+    it does not know elsewhere is its usual state, and changes nothing.
+    """
+    found: set[str] = set()
+    others: set[str] = set()
+    for expect, verdict in results:
+        for (subject, _, clause), counts in verdict.counts.items():
+            name = f"{subject} {clause}"
+            unknown = 0 if subject.startswith(GUEST) else counts.unknown
+            for end, count in (("fail", counts.failed), ("unknown", unknown)):
+                if count:
+                    wanted = [pattern for pattern, outcome in expect.items() if outcome == end]
+                    as_wanted = any(fnmatch(name.removeprefix(GUEST), pattern) for pattern in wanted)
+                    (found if as_wanted else others).add(name)
+    return found - others
+
+
 def by_clause(verdicts: Iterable[Verdict], *, expected: Container[str] = ()) -> Table:
     """One row a clause and subject, what the guest judged beside what the controller did.
 
-    `expected`: `subject clause` of what was meant to be broken, or to stay unknown; its row says so.
+    `expected`: `subject clause` of what was meant to be broken, or to stay unknown (see `meant`); its row says so.
     """
     table = Table(title="By clause", title_justify="left", box=None, pad_edge=False)
-    for name in ("clause", "subject", "outcome"):
+    for name in ("clause", "subject", "outcome", "seen"):
         table.add_column(name, no_wrap=True)
     for name in ("held", "broken", "unknown", "known", "in the guest"):
         table.add_column(name, justify="right")
     table.add_column("what it asks")
+    verdicts = list(verdicts)
     found = totals(verdicts)
+    seen = _seen(verdicts)
     for (subject, clause), counts in found.items():
         if subject.startswith(GUEST):
             continue
-        word = outcome(counts)
-        if word in ("fail", "unknown") and f"{subject} {clause}" in expected:
-            word = "as meant"
+        word = _word(counts, f"{subject} {clause}", expected)
         guest = found.get((GUEST + subject, clause))
         table.add_row(
             clause,
             subject,
             f"[{STYLE[word]}]{word}[/]",
+            seen.get((subject, clause), ""),
             *[str(count or "") for count in (counts.passed, counts.failed, counts.unknown, counts.departure)],
-            "" if guest is None else _in_guest(guest),
+            "" if guest is None else _in_guest(_word(guest, f"{GUEST}{subject} {clause}", expected), guest),
             EVERY[clause].text if clause in EVERY else "",
         )
     return table
+
+
+def _seen(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], str]:
+    """By (subject, clause): whether what was judged was real, recorded or simulated; of several, the first of these."""
+    found: dict[tuple[str, str], str] = {}
+    for word in SEEN[::-1]:
+        for verdict in verdicts:
+            if verdict.seen == word:
+                found |= {(subject, clause): word for subject, _, clause in verdict.counts}
+    return found
 
 
 def console(file: TextIO | None = None) -> Console:
@@ -86,6 +119,10 @@ def console(file: TextIO | None = None) -> Console:
     return shown if shown.is_terminal else Console(file=file, highlight=False, width=WIDTH)
 
 
-def _in_guest(counts: Counts) -> str:
+def _word(counts: Counts, name: str, expected: Container[str]) -> str:
     word = outcome(counts)
+    return "as meant" if word in ("fail", "unknown") and name in expected else word
+
+
+def _in_guest(word: str, counts: Counts) -> str:
     return str(counts.passed) if word == "pass" else f"[{STYLE[word]}]{word}[/]"

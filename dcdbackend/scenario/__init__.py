@@ -154,7 +154,26 @@ def ordered(chosen: Iterable[Scenario]) -> list[Scenario]:
     return sorted(chosen, key=lambda one: (sorted(map(str, one.shape.items())), not one.settle))
 
 
-from . import beyond, capacity, data, departure, fabric, five_actors, illegal, log, offer, release, reset  # noqa: E402, F401  (they register themselves)
+from . import (  # noqa: E402, F401  (they register themselves)
+    beyond,
+    capacity,
+    data,
+    departure,
+    fabric,
+    five_actors,
+    illegal,
+    kernel,
+    kernel_peers,
+    kernel_quirk,
+    kernel_uses,
+    log,
+    offer,
+    policy_lab,
+    policy_lab_switches,
+    policy_lab_tags,
+    release,
+    reset,
+)
 
 
 class _Callable(ModuleType):

@@ -59,6 +59,7 @@ async def departs_list_pending(bench: Session) -> None:
     """The extent list is read while two extents are pending: they are not in it in any form (DEV-10.extents)."""
     await bench.policy("never")
     await bench.add(["0+2M", "4M+2M"])
+    await bench.idle()
     assert await bench.extents() == ()
     await bench.answer([])
 
@@ -138,12 +139,15 @@ async def departs_forced(bench: Session) -> None:
 
 @departs("QEMU-log", "QEMU-add-full", "QEMU-available-wraps", "QEMU-counts-twice", settle=False)
 async def departs_full(bench: Session) -> None:
-    """As many extents as the device supports, one more, one taken: all told, refused, room (DEV-4, DEV-8, DEV-19)."""
+    """As many extents as the device supports, one more, one taken: all told, refused, room (DEV-4, DEV-8, DEV-19).
+
+    By QMP, whoever else injects: QEMU-add-full is QMP's, and one 5604h in the tunnel has room for 50 extents.
+    """
     offers = await full(bench)
     region = bench.devices["mem0"]["regions"][-1]
     last = (region["index"], region["length"] - 2 * MIB)
     with suppress(Refused):
-        await bench.add([f"{last[1]}+2M"], region=last[0])
+        await bench.add([f"{last[1]}+2M"], region=last[0], via="qmp")
         await emptied(bench)
         offers.append(last)
     await bench.answer([(bench.dpa(0, 0), 2 * MIB)])
@@ -167,7 +171,7 @@ async def full(bench: Session) -> list[tuple[int, int]]:
     for number, region in enumerate(bench.devices["mem0"]["regions"]):
         some = min(left, region["length"] // (2 * MIB) - 1)
         if some > 0:
-            await bench.add([f"{2 * index}M+2M" for index in range(some)], region=number)
+            await bench.add([f"{2 * index}M+2M" for index in range(some)], region=number, via="qmp")
             await emptied(bench)
             offers.append((number, 0))
         left -= max(some, 0)

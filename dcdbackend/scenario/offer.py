@@ -62,8 +62,8 @@ async def two_regions(bench: Session) -> None:
 
 @scenario()
 async def late_answer(bench: Session) -> None:
-    """The host answers half a second late: the offer is pending until then, and accepted after."""
-    await bench.policy("late", delay_s=0.5)
+    """The host answers a second late: the offer is pending until then, and accepted after."""
+    await bench.policy("late", delay_s=1.0)
     offer = await bench.add(["0+4M", "8M+4M"])
     assert (await offer.answer(timeout_s=0.1)).outcome == "unanswered"
     assert await bench.extents() == ()

@@ -13,18 +13,20 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from ..boot import BESIDE, HISTORY, BootedGuest, Setup
+from ..boot import BESIDE, HISTORY, KERNEL, BootedGuest, Setup
 from ..checker import Verdict, check
 from ..checker.verdict import GUEST
 from ..emulated import EmulatedGuest, EmulatedSetup
 from ..errors import AnsweredWrongly, AskedWrongly, CannotRun, DcdError, OutcomeUnknown, Unserved
 from ..guest import Death, Guest
 from ..history import History, Writer
+from ..kernel.session import KernelSession
+from ..model import quirks
 from ..model.departures import DEPARTURES, applicable
 from ..session import Session
 from ..topology import Kind, Topology
@@ -34,6 +36,9 @@ from .printed import into
 
 SETTLE_TIMEOUT_S = 20.0
 MAX_DIRECTORIES = 10_000
+LAST_WORDS_BYTES = 16_384
+SIMULATED = "simulated"
+"""What a scenario needs that is written for a simulated kernel: what it expects of it counts."""
 VERDICT = "verdict.json"
 TRACEBACK = "traceback.txt"
 
@@ -57,6 +62,8 @@ class Result:
     topology: Kind = "direct"
     emulated: bool = False
     misused: bool = False
+    generation: str = ""
+    """Of the kernel under test, where there was one."""
 
     @property
     def place(self) -> str:
@@ -64,12 +71,19 @@ class Result:
         return _place(self.topology, self.scenario.name)
 
 
-def judge(scenario: Scenario, verdict: Verdict, qemu: str = "") -> tuple[Outcome, str]:
+def fitting(scenario: Scenario, setup: Setup | EmulatedSetup) -> bool:
+    """Whether a scenario is for such a host at all, be it skipped or not: a kernel under test, or host U."""
+    if isinstance(setup, Setup) and setup.host == KERNEL:
+        return KERNEL in scenario.needs
+    return KERNEL not in scenario.needs or KERNEL in setup.offers
+
+
+def judge(scenario: Scenario, verdict: Verdict, qemu: str = "", generation: str = "") -> tuple[Outcome, str]:
     """What a verdict means for a scenario that expects some outcomes: pass, or the first thing that is otherwise.
 
-    `qemu`: its version, by which known departures are expected.
+    `qemu`: its version, by which known departures are expected; `generation`: of the kernel under test, likewise.
     """
-    gone = "".join([f"; {text}" for text in _no_longer_seen(scenario, verdict, qemu)])
+    gone = "".join([f"; {text}" for text in _no_longer_seen(scenario, verdict, qemu, generation)])
     convicted = _convicted(scenario, verdict)
     if convicted is not None:
         return "fail", f"{convicted}{gone}"
@@ -80,7 +94,7 @@ def judge(scenario: Scenario, verdict: Verdict, qemu: str = "") -> tuple[Outcome
         for (subject, _, clause), counts in verdict.counts.items()
         if not subject.startswith(GUEST)
     }
-    spared = _spared(scenario, qemu)
+    spared = _spared(scenario, qemu, generation)
     for expected, outcome in scenario.expect.items():
         if expected.startswith(DEPARTURE) or (spared and outcome == "unknown"):
             continue
@@ -120,18 +134,28 @@ def _unscripted(
     return *script, *judged
 
 
-def _spared(scenario: Scenario, qemu: str) -> bool:
+def _spared(scenario: Scenario, qemu: str, generation: str = "") -> bool:
     """Whether it looks for departures of which this version has none: then nothing needs to stay unknown either."""
     wanted = [name.removeprefix(DEPARTURE) for name in scenario.expect if name.startswith(DEPARTURE)]
-    return bool(wanted) and not applicable(qemu).intersection(wanted)
+    return bool(wanted) and not (applicable(qemu) | quirks.applicable(generation)).intersection(wanted)
 
 
-def _no_longer_seen(scenario: Scenario, verdict: Verdict, qemu: str) -> list[str]:
+def _no_longer_seen(scenario: Scenario, verdict: Verdict, qemu: str, generation: str = "") -> list[str]:
     """What to say of the departures that the scenario looks for, and that this version has, but did not show."""
     wanted = [name.removeprefix(DEPARTURE) for name in scenario.expect if name.startswith(DEPARTURE)]
     known = applicable(qemu) - verdict.departures
+    by_kernel = quirks.applicable(generation) - verdict.departures
     return [
-        f"departure {name} is no longer seen (QEMU {qemu}): {DEPARTURES[name].text}" for name in wanted if name in known
+        *[
+            f"departure {name} is no longer seen (QEMU {qemu}): {DEPARTURES[name].text}"
+            for name in wanted
+            if name in known
+        ],
+        *[
+            f"departure {name} is no longer seen (kernel {generation}): {quirks.QUIRKS[name].code}"
+            for name in wanted
+            if name in by_kernel
+        ],
     ]
 
 
@@ -203,18 +227,22 @@ class Runner:
         Errors: what stops a guest from booting; all else is in the Result.
         """
         missing = sorted(scenario.needs - self.setup.offers)
-        if missing:
+        on_kernel = KERNEL in scenario.needs
+        unfit = f"needs {', '.join(missing)}" if missing else ""
+        if isinstance(self.setup, Setup) and self.setup.host == KERNEL and not on_kernel:
+            unfit = "written for host U; the kernel under test has the device to itself"
+        if unfit:
             return Result(
                 scenario=scenario,
                 outcome="skipped",
-                reason=f"needs {', '.join(missing)}",
+                reason=unfit,
                 verdict=None,
                 seconds=0.0,
                 directory=None,
                 topology=self.setup.kind,
                 emulated=isinstance(self.setup, EmulatedSetup),
             )
-        guest = await self._fit(self.setup.topology(scenario.shape))
+        guest = await self._fit(self.setup.topology(scenario.shape), on_kernel)
         start = time.monotonic()
         directory = new_directory(self.run_dir, scenario.name)
         header = guest.header(scenario.name, self.seed if seed is None else seed)
@@ -228,8 +256,8 @@ class Runner:
         known = next((found.departure for found in verdict.findings if found.clause == "DEV-9.alive"), None)
         if outcome == "unknown" and known is not None:
             reason, outcome = f"the guest died of {known}, which is known", "pass"
-        judged, why = judge(scenario, verdict, self.setup.version)
-        if outcome == "skipped" or not self.setup.scripted:
+        judged, why = judge(scenario, verdict, self.setup.version, header.host["generation"] if on_kernel else "")
+        if outcome == "skipped" or not (self.setup.scripted or on_kernel or SIMULATED in scenario.needs):
             outcome, reason, judged, why = _unscripted(scenario, verdict, (outcome, reason), (judged, why))
         if _WEIGHT[judged] > _WEIGHT[outcome]:
             reason, outcome = why, judged
@@ -243,6 +271,7 @@ class Runner:
             topology=self.setup.kind,
             emulated=isinstance(self.setup, EmulatedSetup),
             misused=self._misused,
+            generation=str(header.host["generation"]) if on_kernel else "",
         )
         (directory / VERDICT).write_text(json.dumps(as_data(result), indent=1) + "\n")
         return result
@@ -258,6 +287,8 @@ class Runner:
                     for device in session.devices:
                         await session.break_rule(self._breaks, device=device)
                 begun = True
+                if isinstance(session, KernelSession):
+                    await session.begin()
                 with into(session.writer.path.parent):
                     await _alone(scenario.body(session))
         except AssertionError as error:
@@ -296,12 +327,16 @@ class Runner:
         assert guest is not None
         death = await guest.diagnose() if doubtful else guest.death
         try:
-            if death is None and wanted and not self.setup.fresh:
+            if death is None and wanted and (not self.setup.fresh or isinstance(session, KernelSession)):
                 async with asyncio.timeout(SETTLE_TIMEOUT_S):
                     await session.settle()
+                if self.setup.fresh:
+                    await self._shut()
                 return None
         except (DcdError, TimeoutError):
             death = await guest.diagnose()
+        if death is not None and death.kind == "panic" and isinstance(session, KernelSession):
+            session.died(death.text, guest.console_end(LAST_WORDS_BYTES) if isinstance(guest, Guest) else "")
         if death is not None:
             for device in session.devices:
                 value = {"device": device, "kind": death.kind, "reason": death.text}
@@ -309,13 +344,16 @@ class Runner:
         await self._shut()
         return death
 
-    async def _fit(self, shape: Topology) -> BootedGuest | EmulatedGuest:
+    async def _fit(self, shape: Topology, on_kernel: bool = False) -> BootedGuest | EmulatedGuest:
         """The guest that is there if it is of this shape, else a fresh one."""
         if self._guest is not None and self._guest.shape == shape:
             return self._guest
         await self._shut()
         self._on_boot(f"{self.setup.begins} {self.boots + 1} ({self.setup.label})")
-        guest = self.setup.guest(shape, new_directory(self.run_dir, "guest"))
+        setup = self.setup
+        if isinstance(setup, EmulatedSetup) and on_kernel:
+            setup = replace(setup, under_test=True)
+        guest = setup.guest(shape, new_directory(self.run_dir, "guest"))
         self.boots += 1
         await self._stack.enter_async_context(guest)
         self._guest = guest
@@ -377,6 +415,7 @@ def as_data(result: Result) -> dict[str, Any]:
         "topology": result.topology,
         "outcome": result.outcome,
         "reason": result.reason,
+        "seen": "" if result.verdict is None else result.verdict.seen,
         "seconds": round(result.seconds, 3),
         "directory": None if result.directory is None else _place(result.topology, result.directory.name),
         "verdict": None if result.verdict is None else result.verdict.as_data(),

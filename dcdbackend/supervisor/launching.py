@@ -43,9 +43,9 @@ class Options:
     """What `launch` starts. Sizes in bytes or as text (`2G`).
 
     `topology`, `regions`, `size`, `devices`, `static`: as `topology.direct` and `topology.switch`. `qemu`, `kernel`,
-    `initrd`, `accel`: as `dcd regress` (None: the environment, then the cache). `policy`, `release_policy`: what host U
-    does from the start, {"kind": ..., parameters}; None for accept and release. `poll`: how it watches its devices.
-    `run_dir`: None for a fresh one. `seed`: None for any.
+    `initrd`, `modules`, `accel`: as `dcd regress` (None: the environment, then the cache). `policy`, `release_policy`:
+    what host U does from the start, {"kind": ..., parameters}; None for accept and release. `poll`: how it watches its
+    devices. `run_dir`: None for a fresh one. `seed`: None for any.
     """
 
     topology: Kind = "direct"
@@ -56,6 +56,7 @@ class Options:
     qemu: str | None = None
     kernel: str | None = None
     initrd: str | None = None
+    modules: str | None = None
     accel: str | None = None
     policy: Mapping[str, Any] | None = None
     release_policy: Mapping[str, Any] | None = None
@@ -69,7 +70,7 @@ class Options:
         """JSON data, paths absolute: the supervisor works elsewhere."""
         data = asdict(self)
         data["command"] = [word[:_WORDS] for word in self.command[:_MOST_WORDS]]
-        for key in ("kernel", "initrd", "run_dir"):
+        for key in ("kernel", "initrd", "modules", "run_dir"):
             if data[key] is not None:
                 data[key] = str(Path(data[key]).absolute())
         if self.qemu is not None and "/" in self.qemu:

@@ -166,6 +166,7 @@ async def supervise(name: str, options: dict[str, Any], launcher: Launcher) -> N
             qemu=options["qemu"],
             kernel=options["kernel"],
             initrd=options["initrd"],
+            modules=options["modules"],
             progress=lambda step: launcher.progress(_told(step)),
         )
         setup = await prepare(

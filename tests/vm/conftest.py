@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from dcdbackend import image, machine
+from dcdbackend import boot, image, machine
 from dcdbackend.boot import Setup
 from dcdbackend.errors import CannotRun
 
@@ -36,3 +36,11 @@ def setup(parts: image.Parts) -> Setup:
         return Setup(qemu=qemu, accel=accel, kernel=parts.kernel, initrd=parts.initrd)
 
     return asyncio.run(probed())
+
+
+@pytest.fixture(scope="session")
+def kernel_setup(parts: image.Parts) -> Setup:
+    """The same with the kernel's own drivers as the host, their modules along; each device has static capacity, which
+    every Linux uses, before its dynamic one."""
+    under_test = image.parts(host="kernel")
+    return asyncio.run(boot.prepare(under_test, shape={"regions": 1, "size": "256M", "static": "512M"}))

@@ -16,7 +16,9 @@ import pytest
 
 import dcdbackend as dcd
 from dcdbackend import image
+from dcdbackend.boot import HISTORY, Setup, speaks_fm
 from dcdbackend.guest import Guest
+from dcdbackend.history import History
 from dcdbackend.machine import CONSOLE_LOG
 
 pytestmark = pytest.mark.vm
@@ -88,6 +90,30 @@ async def test_what_a_bench_gives(parts: image.Parts, tmp_path: Path, monkeypatc
     with pytest.raises(dcd.AskedWrongly, match=r"the run of .* is over; ask while its guest is there"):
         await bench.add(["512M+2M"])
     assert str(await bench.verdict()) == str(verdict), "what was recorded can be asked for ever"
+
+
+async def test_the_fabric_manager_injects_where_it_is_asked_to(setup: Setup, tmp_path: Path) -> None:
+    """via="fm" on the real QEMU, and backend="auto", which takes it where it can be had."""
+    if not speaks_fm(setup.qemu):
+        pytest.skip(f"QEMU {setup.qemu.version} has no way in for a fabric manager")
+    with pytest.raises(dcd.AskedWrongly, match="give --topology switch"):
+        async with dcd.launch(dcd.direct(), via="fm", run_dir=tmp_path / "direct"):
+            pytest.fail("launched")
+    tag = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+    async with dcd.launch(dcd.switch(regions=1), backend="auto", via="fm", run_dir=tmp_path / "run") as bench:
+        answer = await (await bench.add(["0+256M"])).answer()
+        assert answer.accepted == ((bench.dpa(0, 0), 256 * dcd.MIB),)
+        assert (await (await bench.add(["512M+2M"], tag=tag)).answer()).outcome == "accepted"
+        assert [one["length"] for one in await bench.fm_extents()] == [256 * dcd.MIB, 2 * dcd.MIB]
+        assert not (await bench.verdict()).failed
+    with (tmp_path / "run" / HISTORY).open("rb") as file:
+        history = History(file)
+        ops = list(history)
+    assert history.header.backend == "qemu"
+    assert [op.value["via"] for op in ops if op.f == "add" and op.type == "invoke"] == ["fm", "fm"]
+    records = [found for op in ops if op.f == "events" and op.type == "ok" for found in op.value["records"]]
+    assert {found["tag"] for found in records} == {"00" * 16, tag}, "the tag reached the host"
+    nothing_is_left(tmp_path)
 
 
 async def test_two_in_one_process_and_an_error_ends_only_its_own(parts: image.Parts, tmp_path: Path) -> None:
