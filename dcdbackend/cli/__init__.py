@@ -33,6 +33,7 @@ VERBS: Mapping[str, str] = {
     "fuzz": "fuzz.fuzz",
     "check": "check.check",
     "explain": "explain.explain",
+    "compare-policies": "compare.compare",
     "rules": "rules.rules",
     "doctor": "doctor.doctor",
     "launch": "launch.launch",

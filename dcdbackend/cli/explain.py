@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..checker.verdict import Finding
     from ..history import Header
 
+MOST_ROWS = 100_000
 _ORDER = ("fail", "unknown", "departure")
 
 
@@ -30,16 +31,32 @@ def explain(
         ),
     ],
     finding: Annotated[int | None, typer.Option("--finding", help="Tell this one alone, by its number.")] = None,
+    chart: Annotated[
+        bool, typer.Option("--chart", help="Draw who spoke to whom instead: a sequence chart of the five actors.")
+    ] = False,
+    rows: Annotated[
+        int | None, typer.Option(help="With --chart: so many rows of a history at most; 200 by default.")
+    ] = None,
+    witnesses: Annotated[
+        bool, typer.Option("--witnesses", help="With --chart: every question to a witness has a row of its own.")
+    ] = False,
     as_json: out.Json = False,
 ) -> int:
     """Tell what a history shows to be wrong: who asked what, what each witness said, the states, the rule, its source.
 
     Broken rules come first; without any the known departures are told, each once. A finding keeps its number.
+    With --chart nothing is judged: the history is drawn as it happened, its middle left out where it is long.
     """
     from ..checker import narrate
     from ..history import History
     from .check import histories, place
 
+    if chart and finding is not None:
+        raise AskedWrongly("--chart draws the whole history and --finding tells one of its findings; leave one out")
+    if (rows is not None or witnesses) and not chart:
+        raise AskedWrongly(f"{'--witnesses' if rows is None else '--rows'} is for --chart; say --chart, too")
+    if chart:
+        return _charts(run, rows, witnesses, as_json)
     found = [(path, one) for path in histories(place(run)) for one in _findings(path)]
     found.sort(key=lambda pair: _ORDER.index(pair[1].outcome) if pair[1].outcome in _ORDER else len(_ORDER))
     if finding is not None and not 1 <= finding <= len(found):
@@ -59,6 +76,40 @@ def explain(
     if not stories:
         out.note(f"nothing was found in {run}: no rule broken, no departure")
     out.following("check", run)
+    return 0
+
+
+def _charts(run: str, rows: int | None, witnesses: bool, as_json: bool) -> int:
+    """The chart of each history of a run. Errors: AskedWrongly, BadHistory."""
+    from ..asked import whole
+    from ..history import History
+    from ..report import chart
+    from .check import histories, place
+
+    most = whole(chart.MOST_ROWS if rows is None else rows, "--rows", least=chart.LEAST_ROWS, most=MOST_ROWS)
+    drawn = []
+    width = out.console().width
+    for path in histories(place(run)):
+        with path.open("rb") as file:
+            history = History(file)
+            header = history.header
+            several = len(header.devices) > 1
+            lines = (op._asdict() for op in history)
+            found = chart.chart(lines, several=several, witnesses=witnesses, most=most)
+        if as_json:
+            drawn.append({"history": str(path), "scenario": header.scenario, **chart.as_data(found)})
+            continue
+        generation = header.host.get("generation") or "unknown"
+        out.line(f"{header.scenario}: host {generation}, backend {header.backend}, {path}")
+        for line in chart.draw(found, width):
+            out.line(line)
+        out.line("")
+        for warning in history.warnings:
+            out.note(f"warning: {warning}")
+    if as_json:
+        out.data(drawn)
+    else:
+        out.following("check", run)
     return 0
 
 
