@@ -28,7 +28,7 @@ from ..scenario.load import named
 from ..scenario.printed import routed
 from ..scenario.simulated import SIMULATED_HOSTS, run, setup
 from . import complete
-from . import regress as whole
+from .results import VERDICT, exit_code, show, warn, write
 
 
 def _switches(incomplete: str) -> list[tuple[str, str]]:
@@ -88,23 +88,23 @@ def simulate(
     with routed():
         results = asyncio.run(run(host, on, chosen, run_dir=directory, seed=seed, shape=shape))
     out = table.console()
-    data = whole._write(results, seed, directory, None, True)
+    data = write(results, seed, directory, None, True)
     data = {"host": host, "with": on, **data}
-    (directory / whole.VERDICT).write_text(json.dumps(data, indent=1) + "\n")
+    (directory / VERDICT).write_text(json.dumps(data, indent=1) + "\n")
     if as_json:
         out.print_json(json.dumps(data))
-        return whole._exit_code(results)
+        return exit_code(results)
     err = Console(stderr=True, highlight=False)
     err.print(f"run {directory}", markup=False, soft_wrap=True)
-    whole._show(out, results, directory)
-    whole._warn(out, True)
+    show(out, results, directory)
+    warn(out, True)
     again = ["dcd", "simulate", "--host", host, "--seed", str(seed)]
     for name in on:
         again += ["--with", name]
     again += ["--regions", str(regions)] if regions != 2 else []
     again += ["--size", size] if size != "2G" else []
     out.print(f"again: {shlex.join([*again, *(scenario or ())])}", markup=False, soft_wrap=True)
-    return whole._exit_code(results)
+    return exit_code(results)
 
 
 def _listed() -> Table:

@@ -349,11 +349,13 @@ class Runner:
         if self._guest is not None and self._guest.shape == shape:
             return self._guest
         await self._shut()
-        self._on_boot(f"{self.setup.begins} {self.boots + 1} ({self.setup.label})")
+        directory = new_directory(self.run_dir, "guest")
+        number = directory.suffix.removeprefix(".") or "1"  # of those of this run, also side by side
+        self._on_boot(f"{self.setup.begins} {number} ({self.setup.label})")
         setup = self.setup
         if isinstance(setup, EmulatedSetup) and on_kernel:
             setup = replace(setup, under_test=True)
-        guest = setup.guest(shape, new_directory(self.run_dir, "guest"))
+        guest = setup.guest(shape, directory)
         self.boots += 1
         await self._stack.enter_async_context(guest)
         self._guest = guest

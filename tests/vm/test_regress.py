@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,6 +179,7 @@ def test_guests_side_by_side_share_nothing_and_every_turn_has_its_seed(parts: im
     assert len(histories) == 4
     assert sorted(json.loads(path.read_bytes().splitlines()[0])["seed"] for path in histories) == [40, 40, 41, 41]
     assert len(list(run.glob("guest*"))) == 2
+    assert sorted(re.findall(r"^booting guest (\d+) ", ended.stderr, re.MULTILINE)) == ["1", "2"]
     assert junit.read_text().count("<testcase ") == 4
 
 
