@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -333,6 +335,14 @@ def test_a_kernel_that_cannot_be_followed_ends_3(
     shutil.rmtree(place) if place.is_dir() else place.unlink()
     assert watch.main(["--once", "--root", str(tmp_path)]) == 3
     assert told in capsys.readouterr().err
+
+
+def test_the_installed_command_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["dcd-agent"].partition(":")
+    for root, status in ((standing(tmp_path), 0), (tmp_path / "nothing", 3)):
+        monkeypatch.setattr(sys, "argv", ["dcd-agent", "watch", "--once", "--root", str(root)])
+        assert getattr(importlib.import_module(module), name)() == status
 
 
 def test_generations_that_look_alike_are_for_the_user_to_tell() -> None:

@@ -242,5 +242,10 @@ def _fault(error: Exception, port: Port | None) -> int:
     return error.exit_code if isinstance(error, DcdError) else 70
 
 
+def command() -> int:
+    """`dcd-agent`, where the package is installed: the exit status."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(command())
