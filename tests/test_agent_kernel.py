@@ -28,8 +28,8 @@ from dcdbackend.agent.kernel import data, dax, modules, region, sight
 from dcdbackend.agent.kernel import host as requests
 from dcdbackend.agent.kernel.files import Files, error_name, natural
 from dcdbackend.agent.kernel.host import MOST_EVENTS, MOST_LINES, MOST_REPLY, KernelHost
-from dcdbackend.agent.kernel.log import alarm
 from dcdbackend.agent.kernel.trace import parse
+from dcdbackend.alarms import alarm, alarms_of
 from dcdbackend.errors import AskedWrongly, CannotRun, DcdError
 
 MIB = 1 << 20
@@ -619,7 +619,9 @@ ALARMS = {
 
 @pytest.mark.parametrize(("text", "kind"), ALARMS.items())
 def test_alarms_are_told_apart(text: str, kind: str) -> None:
+    """By the one table that the judge has too."""
     assert alarm(text) == kind
+    assert [one.kind for one in alarms_of([{"t_ns": 1, "text": text}])] == [kind]
 
 
 def test_alarms_are_verdicts_of_their_own(host: KernelHost, tmp_path: Path) -> None:

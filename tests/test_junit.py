@@ -36,7 +36,7 @@ def test_each_outcome_is_where_a_ci_system_looks() -> None:
         "skipped": "1",
     }
     found = {element.get("name"): element for element in suite.findall("testcase")}
-    assert list(found["good"]) == []
+    assert [element.tag for element in found["good"]] == ["properties"]
     failure = found["bad"].find("failure")
     assert failure is not None and failure.text is not None
     assert failure.get("message") == "device breaks DEV-6.taken"
@@ -55,8 +55,24 @@ def test_a_departure_is_a_pass_with_a_property() -> None:
     made = document([Case("direct", "list", "pass", "", 0.1, verdict)], suite="s", seed=1)
     element = made.getroot().find("testsuite/testcase")
     assert element is not None
-    assert [p.get("value") for p in element.findall("properties/property")] == ["QEMU-generation"]
+    found = [(one.get("name"), one.get("value")) for one in element.findall("properties/property")]
+    assert found == [("seen", "simulated"), ("departure", "QEMU-generation")]
     assert element.find("failure") is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "simulated", "seen"),
+    [("qemu", False, "real"), ("recorded", False, "recorded"), ("recorded", True, "simulated"),
+     ("emulator", False, "simulated")],
+)  # fmt: skip
+def test_each_case_says_where_it_was_seen(backend: str, simulated: bool, seen: str) -> None:
+    """A green case on the emulator must not pass for one on a kernel, once it is in a CI system."""
+    head = header()._replace(backend=backend, host={"simulated": True} if simulated else {})
+    made = document([Case("direct", "x", "pass", "", 0.1, check(parse(GOOD), head))], suite="s", seed=1)
+    found = made.getroot().findall("testsuite/testcase/properties/property[@name='seen']")
+    assert [one.get("value") for one in found] == [seen]
+    skipped = document([Case("direct", "x", "skipped", "why", 0.0, None)], suite="s", seed=1)
+    assert skipped.getroot().findall("testsuite/testcase/properties") == []
 
 
 def test_whatever_a_reason_holds_the_file_is_xml(tmp_path: Path) -> None:

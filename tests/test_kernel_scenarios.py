@@ -410,3 +410,26 @@ def test_what_happens_together_is_cut_where_something_begins() -> None:
 )
 def test_where_a_judgement_comes_from(backend: str, host: dict[str, Any], seen: str) -> None:
     assert seen_of(Header(backend, None, host, (), 0, "x")) == seen
+
+
+# ---- what a write brings by itself -----------------------------------------------------------------------------------
+
+USED_AND_RELEASED = [
+    "untagged-add", "untagged-chain", "tagged-add", "tagged-chain", "remove_extent_under_dax_device",
+    "partial_extent_remove", "release-while-claimed", "release-while-mapped", "release-while-online",
+    "race-release-claim",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "behaves"), [("v11", "strict"), ("v11", QEMU), ("v10", QEMU), ("A", QEMU)])
+async def test_a_release_that_is_remembered_is_told_before_anybody_looks(
+    tmp_path: Path, host: str, behaves: str
+) -> None:
+    """The 4803h comes inside a user's write: the log that tells of it is before the next witness, and no one errs."""
+    setup = EmulatedSetup(host=host, behaves=behaviour(behaves), seed=7, what_if=frozenset({"release-remembered"}))
+    async with Runner(setup, run_dir=tmp_path, seed=7) as runner:
+        results = [await runner.run(SCENARIOS[name]) for name in USED_AND_RELEASED]
+    assert [(one.place, one.outcome, one.reason) for one in results if one.outcome not in ("pass", "skipped")] == []
+    told = [one for one in results if one.verdict is not None and one.outcome == "pass"]
+    judged = [name for one in told if one.verdict is not None for (_, _, name) in one.verdict.counts]
+    assert judged.count("WHAT-IF.release-remembered") >= (8 if host in ("v11", "v10") else 5)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..alarms import alarms_of
 from ..extents import Extent
 from ..model import whole as reference
 from ..model.permitted import Command, breach
 from ..model.state import Completed, Next, State, Violation, lose
 from . import host as hosts
-from .kernel import Page, alarms_of, notes_of, pages_of
+from .kernel import Page, notes_of, pages_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

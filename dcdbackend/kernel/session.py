@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import asked
+from ..alarms import alarms_of
 from ..bench import Kernel, Span, Value
-from ..checker.kernel import alarms_of, notes_of
+from ..checker.kernel import notes_of
 from ..errors import AnsweredWrongly, CannotRun, DcdError, Refused, Unserved
 from ..model.claims import show_uuid
 from ..model.departures import applicable
@@ -160,6 +161,11 @@ class KernelSession(Session):
     def has_tags(self) -> bool:
         """Whether somebody can offer tags here."""
         return any("tags" in one.serves for one in self.injectors.values())
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what was asked back while in use goes by itself when its last user does (a what-if switch)."""
+        return "release-remembered" in (self.writer.header.host.get("what_if") or ())
 
     def partition(self, device: str = "mem0") -> int:
         """The bytes of the one partition that Linux uses."""
@@ -360,6 +366,7 @@ class KernelSession(Session):
         op = self.writer.invoke(f"user.{region.device}", "claim", {"device": region.device, **value})
         said = await self._done(op, self.kernel.create(region.name))
         self._ended_by(op, said["error"])
+        await self._caught_up()
         await self.look(region.device)
         return str(said["error"] or said["dax"])
 
@@ -618,7 +625,24 @@ class KernelSession(Session):
         op = self.writer.invoke(f"user.{device}", f, {"device": device, **value})
         said = await self._done(op, request)
         self._ended_by(op, said["error"])
+        await self._caught_up()
         return str(said["error"])
+
+    async def _caught_up(self) -> None:
+        """What the kernel told while it handled a user's write goes into the history before anybody looks again.
+
+        A write may send commands (a claim that is given up, a release that waited for it), whose lines are there when
+        the write returns; a witness that came first would show the device what nobody had told of.
+        """
+        if self._together is not None:
+            return
+        await self._collect()
+        if not any(self._events.values()) and not any(notes_of(lines) for lines in self._lines.values()):
+            return
+        if all(heard.whole for heard in self._heard.values()):
+            self._write_down()
+        else:
+            await self.heard()
 
     async def _done(self, op: int, request: Any) -> Value:
         """A request while its operation is open: whatever goes wrong, it ends."""

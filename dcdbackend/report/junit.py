@@ -1,7 +1,8 @@
 """JUnit XML of a run, one test case a scenario, as CI systems read it.
 
-fail = failure; unexpected unknown = error; skipped = skipped; a known departure is a pass with a property. The text of
-a failure is what `dcd check` tells, so that the report can be read without the run directory.
+fail = failure; unexpected unknown = error; skipped = skipped; a known departure is a pass with a property. `seen` says
+what was judged: real, recorded or simulated. The text of a failure is what `dcd check` tells, so that the report can be
+read without the run directory.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def _count(cases: list[Case], outcome: str) -> str:
 
 def _case(suite: ET.Element, case: Case) -> None:
     element = ET.SubElement(suite, "testcase", classname=case.classname, name=case.name, time=f"{case.seconds:.3f}")
-    if case.verdict is not None and case.verdict.departures:
+    if case.verdict is not None:
         properties = ET.SubElement(element, "properties")
+        ET.SubElement(properties, "property", name="seen", value=case.verdict.seen)
         for departure in sorted(case.verdict.departures):
             ET.SubElement(properties, "property", name="departure", value=departure)
     tag = {"fail": "failure", "unknown": "error", "skipped": "skipped"}.get(case.outcome)

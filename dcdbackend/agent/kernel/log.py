@@ -1,8 +1,8 @@
 """The kernel's log by /dev/kmsg: lines as they come, lines that were lost, and alarms among them.
 
-An alarm is a verdict of its own: WARN, BUG, Oops, lockdep, KASAN, a hung task, an RCU stall, a panic. Dynamic debug is
-switched on for the CXL and DAX drivers where the kernel has it; without it the log says little of what is accepted.
-What the lines mean is not its business (`model` and the checker have the texts of the DCD series).
+An alarm (`alarms` has the table) is a verdict of its own. Dynamic debug is switched on for the CXL and DAX drivers
+where the kernel has it; without it the log says little of what is accepted. What the lines mean is not its business
+(`model` and the checker have the texts of the DCD series).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 from typing import Any
 
+from ...alarms import alarm
 from .files import Files, KernelRefused
 from .survey import CONTROLS
 
@@ -22,29 +23,6 @@ MOST_TEXT = 500
 _RECORD = 8192
 _DEBUGGED = ("file drivers/cxl/* +p", "file drivers/dax/* +p")
 _HEAD = re.compile(rb"(?P<level>\d+),(?P<number>\d+),(?P<micros>\d+),[^;]*;(?P<text>.*)")
-_ALARMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        ("KASAN", r"\bBUG: KASAN\b"),
-        (
-            "lockdep",
-            r"WARNING: (possible|inconsistent|suspicious|bad unlock|lock held|nested lock)|"
-            r"possible (circular|recursive) locking|inconsistent lock state|suspicious RCU usage|held lock freed|"
-            r"WARNING: (HARDIRQ|SOFTIRQ)|turning off the locking correctness",
-        ),
-        ("panic", r"Kernel panic\b"),
-        ("hung-task", r"INFO: task .{1,80} blocked for more than"),
-        ("RCU-stall", r"\brcu\S*:? .{0,40}(self-detected stall|detected stalls|detected expedited stalls|stall on)"),
-        ("Oops", r"\bOops\b|general protection fault|unable to handle (kernel|page fault)|stack segment: "),
-        ("BUG", r"kernel BUG at|\bBUG: |\bUBSAN: |watchdog: BUG"),
-        ("WARN", r"WARNING: (CPU|.{0,200} at )|kmemleak: \d+ new suspected|\brefcount_t: "),
-    )
-)
-
-
-def alarm(text: str) -> str | None:
-    """Which kind of alarm a line is; None for a line that is none. The trailer of one alarm is no second one."""
-    return next((kind for kind, pattern in _ALARMS if pattern.search(text)), None)
 
 
 class Log:

@@ -19,12 +19,13 @@ import sys
 import time
 from typing import Any, NamedTuple, TextIO
 
+from ...alarms import alarm
 from ...errors import CannotRun, DcdError
 from ...model.generation import GENERATIONS
 from .files import Files
 from .follow import Follower, Told, describe
 from .host import mount_tracefs
-from .log import Log, alarm
+from .log import Log
 from .modules import settled
 from .region import decoder_of
 from .sight import look
