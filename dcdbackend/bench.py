@@ -191,6 +191,15 @@ class Witness(Protocol):
     async def ask(self, value: Value) -> Value: ...
 
 
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A witness that can prepare for a question which will be asked soon, so that it is answered sooner."""
+
+    def foresee(self, value: Value) -> None:
+        """Like `ask`, without asking: nothing may come of it. One question at a time; it need never be asked."""
+        ...
+
+
 class Feed(Protocol):
     """What the host side writes into the history by itself."""
 

@@ -731,10 +731,16 @@ class BlockWitness:
         }
 
     async def ask(self, value: bench.Value) -> bench.Value:
+        return {"state": await self._qmp.block_state(*self._asked(value))}
+
+    def foresee(self, value: bench.Value) -> None:
+        """See `bench.Foreseeing`."""
+        self._qmp.foresee_block_state(*self._asked(value))
+
+    def _asked(self, value: bench.Value) -> tuple[str, int, int, int]:
         device, region = value["device"], value["region"]
         block_size = self._block_size.get((device, region), topology.BLOCK_SIZE)
-        length = value.get("length", block_size)
-        return {"state": await self._qmp.block_state(device, region, value["offset"], length)}
+        return device, region, value["offset"], value.get("length", block_size)
 
 
 class AgentHost:

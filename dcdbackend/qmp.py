@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from qemu.qmp import ConnectError, QMPClient, QMPError, StateError
+from qemu.qmp import ConnectError, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.message import DeserializationError, Message
 from qemu.qmp.qmp_client import BadReplyError, ExecInterruptedError, ExecuteError
 
@@ -174,6 +174,7 @@ class Qmp:
         self._wire = wire
         self._record = record
         self._connection = connection
+        self._asks = False
         self._closing: asyncio.Task[Exception | None] | None = None
 
     @classmethod
@@ -261,15 +262,8 @@ class Qmp:
         `device` is a name of the topology (mem0) or a QOM path. Success says that the event was queued.
         Nothing is checked first. QEMU (10.0.2, 11.1.3) ends with SIGSEGV when offset + length reaches 2^64.
         """
-        speech = self.dialect.add
-        values = {
-            "path": _path(device),
-            "host_id": host_id,
-            "selection_policy": policy,
-            "region": region,
-            "tag": tag,
-        }
-        await self.execute(speech.command, speech.arguments(values, extents), timeout_s=timeout_s)
+        arguments = self._offer(device, region, extents, host_id=host_id, policy=policy, tag=tag)
+        await self.execute(self.dialect.add.command, arguments, timeout_s=timeout_s)
 
     async def release(
         self,
@@ -313,11 +307,12 @@ class Qmp:
         with a reason of its own (no such region, unaligned) is QmpRefused; a wording that is in no table, or a
         success, is AnsweredWrongly with the bytes (after a success the block is pending, and we made it so).
         """
-        question = [(offset, block_size), (offset, 0)]
+        question = _question(offset, block_size)
         try:
             await self.add(device, region, question, host_id=host_id, timeout_s=timeout_s)
         except QmpRefused as refused:
             if refused.name in _STATES:
+                self._asks = True
                 return _STATES[refused.name]
             if refused.name in REASONS:
                 raise
@@ -332,6 +327,38 @@ class Qmp:
             sent=str(question),
             received="success",
         )
+
+    def foresee_block_state(self, device: str, region: int, offset: int, block_size: int, *, host_id: int = 0) -> None:
+        """Send the question of `block_state` without its last byte: asked it is only when that follows.
+
+        QEMU reads its monitor byte by byte (about 3 microseconds each, under TCG), so that most of what a question
+        takes can pass while the host is still busy with its answer. The same `block_state` sends the byte. Any other
+        command sends it before itself, and the answer is then nobody's: which is why nothing is foreseen before this
+        QEMU has once answered such a question without an effect.
+        """
+        if self._asks:
+            extents = _question(offset, block_size)
+            self._wire.begin(self.dialect.add.command, self._offer(device, region, extents, host_id=host_id))
+
+    def _offer(
+        self,
+        device: str,
+        region: int,
+        extents: Sequence[tuple[int, int]],
+        *,
+        host_id: int,
+        policy: str = "prescriptive",
+        tag: str | None = None,
+    ) -> dict[str, object]:
+        """The arguments of an add, as this QEMU spells them."""
+        values = {
+            "path": _path(device),
+            "host_id": host_id,
+            "selection_policy": policy,
+            "region": region,
+            "tag": tag,
+        }
+        return self.dialect.add.arguments(values, extents)
 
     async def quit(self) -> None:
         """End QEMU. That it closes the connection before it answers is an answer as well."""
@@ -410,6 +437,7 @@ class _Wire(QMPClient):
         self.logger = logging.Logger("dcdbackend.qmp", logging.CRITICAL + 1)
         self.kept: deque[Event] = deque(maxlen=MAX_EVENTS)
         self.dropped = 0
+        self._begun: Message | None = None
         self._record = record
         self._on_event = on_event
         self._clock = clock
@@ -419,9 +447,39 @@ class _Wire(QMPClient):
         self._execute_id += 1
         return str(self._execute_id)
 
+    def begin(self, command: str, arguments: Mapping[str, object]) -> None:
+        """Send a message without the brace that ends it, which QEMU waits for. One at a time; not while others wait."""
+        if self._begun is not None or self.runstate != Runstate.RUNNING or not self._outgoing.empty():
+            return
+        begun = self.make_execute_msg(command, arguments)
+        begun["id"] = self._get_exec_id()
+        self._begun = begun
+        self._write(bytes(begun)[:-1])
+
+    async def _execute(self, msg: Message, assign_id: bool = True) -> Message:
+        begun = self._begun
+        if begun is None or not assign_id or {**msg, "id": begun["id"]} != dict(begun):
+            return await super()._execute(msg, assign_id)
+        self._begun = None
+        self._record.write("sent", begun)
+        number = str(begun["id"])
+        self._pending[number] = asyncio.Queue(maxsize=1)
+        self._write(bytes(begun)[-1:])
+        return await self._reply(number)
+
     def _cb_outbound(self, msg: Message) -> Message:
+        if self._begun is not None:  # it is ended here, and its reply is nobody's
+            self._record.write("sent", self._begun)
         self._record.write("sent", msg)
         return msg
+
+    def _do_send(self, msg: Message) -> None:
+        begun, self._begun = self._begun, None
+        self._write((b"" if begun is None else bytes(begun)[-1:]) + bytes(msg))
+
+    def _write(self, data: bytes) -> None:
+        assert self._writer is not None, "connected"
+        self._writer.write(data)
 
     def _cb_inbound(self, msg: Message) -> Message:
         self._record.write("received", msg)
@@ -576,6 +634,11 @@ def _version(told: object) -> str:
     ):
         raise AnsweredWrongly("QEMU's greeting has no version", received=_text(told))
     return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}"
+
+
+def _question(offset: int, block_size: int) -> list[tuple[int, int]]:
+    """The extents of an add that asks: the last one, without length, is always refused."""
+    return [(offset, block_size), (offset, 0)]
 
 
 def _path(device: str) -> str:

@@ -21,6 +21,7 @@ from .bench import (
     SELECTION_POLICIES,
     Backend,
     Feed,
+    Foreseeing,
     Host,
     Injector,
     Manager,
@@ -54,7 +55,7 @@ EVENT_LOG = 4
 """The log of Dynamic Capacity events."""
 _LIST_PAGE = 50
 _MAX_PAGES = 4096
-_FM, _QMP = "fm", "qmp"
+_FM, _QMP, _BLOCK = "fm", "qmp", "block"
 RANGES_A_COMMAND = 85
 _RELEASE, _FORCED = 1, 2
 _NULL_TAG = "0" * 32
@@ -110,26 +111,17 @@ class Offer:
     region: int
     ranges: tuple[Range, ...]
     answered: tuple[Range, ...] | None = None
-    answering: bool = False
 
     async def answer(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
         """The host's answer, as the witnesses see it; outcome `unanswered` when none came in time.
 
-        The host says that it is about to answer before it rings: the witness is asked then, and once more where it
-        was quicker than the host. Errors: AskedWrongly (a time that is none), MachineGone, TimedOut.
+        Errors: AskedWrongly (a time that is none), MachineGone, TimedOut.
         """
         asked.seconds(timeout_s)
-        clock = asyncio.get_running_loop().time
-        end = clock() + timeout_s
-        while True:
-            await self._until(lambda: self.answering or self.answered is not None, end - clock())
-            early = self.answering
-            states = await self.session.states(self.device, self.region, self.ranges)
-            if early:
-                await self._until(lambda: not self.answering, end - clock())
-            seen = self.answered is not None and "pending" not in states.values()
-            if not early or seen or clock() >= end:
-                break
+        if self.answered is None:
+            self.session.foresee(self.device, self.region, self.ranges)
+            await self.session.feed.until(lambda: self.answered is not None, timeout_s)
+        states = await self.session.states(self.device, self.region, self.ranges)
         await self.session.compare(device=self.device)
         accepted, others = split(states, "accepted")
         pending, refused = split({range_: s for range_, s in states.items() if s != "accepted"}, "pending")
@@ -141,11 +133,8 @@ class Offer:
             outcome=outcome,
             accepted=accepted,
             refused=refused,
-            witnesses={"host": self.answered, "block": states},
+            witnesses={"host": self.answered, _BLOCK: states},
         )
-
-    async def _until(self, done: Callable[[], bool], timeout_s: float) -> None:
-        await self.session.feed.until(done, max(timeout_s, 0.0))
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -171,6 +160,8 @@ class ReleaseRequest:
         Errors: AskedWrongly (a time that is none), MachineGone, TimedOut.
         """
         asked.seconds(timeout_s)
+        if not self.done:
+            self.session.foresee(self.device, self.region, self.ranges)
         answered = await self.session.feed.until(lambda: self.done, timeout_s)
         states = await self.session.states(self.device, self.region, self.ranges)
         await self.session.compare(device=self.device)
@@ -185,7 +176,7 @@ class ReleaseRequest:
             outcome=outcome,
             released=released,
             kept=kept,
-            witnesses={"host": tuple(self.given_back), "block": states},
+            witnesses={"host": tuple(self.given_back), _BLOCK: states},
         )
 
 
@@ -530,15 +521,28 @@ class Session:
 
     async def block(self, offset: int, *, length: int | None = None, region: int = 0, device: str = "mem0") -> State:
         """The state of one block, or (with `length`) `free` when no block of the range is anything else."""
+        state: State = (await self._witness(_BLOCK, self._block(device, region, offset, length)))["state"]
+        return state
+
+    def foresee(self, device: str, region: int, ranges: Sequence[Range]) -> None:
+        """Have a witness that can prepare for the first question of `states`, which is about to be asked."""
+        witness = self.witnesses.get(_BLOCK)
+        if not ranges or not isinstance(witness, Foreseeing):
+            return
+        place = self._region(device, region)
+        if ranges[0][1] > MAX_BLOCKS_ASKED * place["block_size"]:
+            return  # what is asked of a longer range is drawn by lot, when it is asked
+        value = self._block(device, region, ranges[0][0] - place["base"], None)
+        witness.foresee(self._owned(witness.f, value))
+
+    def _block(self, device: str, region: int, offset: int, length: int | None) -> Value:
         block_size = self._region(device, region)["block_size"]
-        value = {
+        return {
             "device": device,
             "region": region,
             "offset": asked.whole(offset, "offset"),
             "length": block_size if length is None else asked.whole(length, "length", least=1),
         }
-        state: State = (await self._witness("block", value))["state"]
-        return state
 
     async def states(self, device: str, region: int, ranges: Iterable[Range]) -> dict[Range, State]:
         """The state of every block of the ranges, and of their neighbours, asked one by one and run together.
@@ -841,13 +845,10 @@ class Session:
         if op.type == "invoke":
             if op.f in ("answer", "give_back", "clear", "add", "release", "events"):
                 self._invoked[op.op] = op
-                self._answering(op, True)
             return
         if op.op in self._awaited:
             self._ended[op.op] = op
         began = self._invoked.pop(op.op, None)
-        if began is not None:
-            self._answering(began, False)
         if op.type == "ok" and op.f == "events":
             self._see_records(op.value, "" if began is None else self._side(began.value))
         elif began is not None and op.type == "ok":
@@ -864,12 +865,6 @@ class Session:
                 for request in self._requests_of(device):
                     request.handles -= set(began.value.get("handles", ()))
                 self._requests = [request for request in self._requests if not request.done]
-
-    def _answering(self, began: Op, now: bool) -> None:
-        """A 4802h that ends its answer has begun, or has ended."""
-        if began.f == "answer" and not began.value.get("flags", 0) & 1:
-            for offer in self._offers.get(self._side(began.value), ())[:1]:
-                offer.answering = now
 
     def _requests_of(self, device: str) -> list[ReleaseRequest]:
         return [request for request in self._requests if request.device == device]

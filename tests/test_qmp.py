@@ -77,6 +77,7 @@ class FakeQemu:
         self.requests: list[dict[str, Any]] = []
         self.script: dict[str, list[Any]] = {"qmp_capabilities": [{}], "query-qmp-schema": [schema()], **script}
         self.greeting = greeting
+        self.rest = ""
         self.writer: asyncio.StreamWriter
 
     async def serve(self) -> None:
@@ -84,9 +85,8 @@ class FakeQemu:
         try:
             if self.greeting is not None:
                 self.send(self.greeting)
-            text = ""
             while data := await reader.read(65536):
-                text = self.take(text + data.decode())
+                self.rest = self.take(self.rest + data.decode())
         except ConnectionError:
             pass
         finally:
@@ -312,6 +312,85 @@ async def test_a_block_state_that_is_in_no_table_is_not_guessed(tmp_path: Path) 
             await client.block_state("mem0", 0, 1, BLOCK)
         with pytest.raises(AnsweredWrongly, match="as an offer"):
             await client.block_state("mem0", 0, 0, BLOCK)
+
+
+FREE = error("GenericError", qmp.REASONS["zero-length"])
+ACCEPTED = error("GenericError", qmp.REASONS["already-accepted"])
+
+
+@asynccontextmanager
+async def foreseeing(tmp_path: Path, **options: Any) -> AsyncIterator[tuple[Qmp, FakeQemu]]:
+    """A connection on which a block's state was asked once, and the next question (of 4M) is foreseen."""
+    script = {"cxl-add-dynamic-capacity": [FREE, ACCEPTED, FREE], "query-status": [{"status": "running"}]}
+    async with connected(tmp_path, script=script, **options) as (client, fake):
+        assert await client.block_state("mem0", 0, 0, BLOCK) == "free"
+        client.foresee_block_state("mem0", 0, 4 * MIB, BLOCK)
+        await asyncio.sleep(0.05)
+        yield client, fake
+
+
+def asked_offsets(fake: FakeQemu) -> list[int]:
+    return [sent["extents"][0]["offset"] for sent in fake.commands("cxl-add-dynamic-capacity")]
+
+
+async def test_a_foreseen_question_is_on_the_wire_and_is_not_asked(tmp_path: Path) -> None:
+    async with foreseeing(tmp_path) as (client, fake):
+        assert json.loads(fake.rest + "}")["arguments"]["extents"][1]["len"] == 0
+        assert asked_offsets(fake) == [0]
+        recorded = lines(tmp_path)
+        assert await client.block_state("mem0", 0, 4 * MIB, BLOCK) == "accepted"
+        assert asked_offsets(fake) == [0, 4 * MIB] and not fake.rest
+        (sent, received) = lines(tmp_path)[len(recorded) :]
+        assert sent["sent"]["id"] == received["received"]["id"], "recorded when it was asked, not before"
+        assert await client.block_state("mem0", 0, 6 * MIB, BLOCK) == "free"
+
+
+async def test_another_command_ends_a_foreseen_question_first(tmp_path: Path) -> None:
+    async with foreseeing(tmp_path) as (client, fake):
+        assert await client.status() == "running"
+        assert [request["execute"] for request in fake.requests[-2:]] == ["cxl-add-dynamic-capacity", "query-status"]
+        assert len({request["id"] for request in fake.requests if "id" in request}) == len(fake.requests) - 1
+        sent = [line["sent"] for line in lines(tmp_path) if "sent" in line]
+        assert sent == fake.requests, "the record has what was on the wire, in its order"
+        assert await client.block_state("mem0", 0, 4 * MIB, BLOCK) == "free", "asked anew"
+        assert asked_offsets(fake) == [0, 4 * MIB, 4 * MIB]
+
+
+async def test_another_question_is_not_the_one_that_was_foreseen(tmp_path: Path) -> None:
+    async with foreseeing(tmp_path) as (client, fake):
+        client.foresee_block_state("mem0", 0, 8 * MIB, BLOCK)  # one at a time: this one is not
+        assert await client.block_state("mem0", 0, 8 * MIB, BLOCK) == "free"
+        assert asked_offsets(fake) == [0, 4 * MIB, 8 * MIB]
+
+
+async def test_nothing_is_foreseen_before_this_qemu_answered_such_a_question(tmp_path: Path) -> None:
+    script = {"cxl-add-dynamic-capacity": [error("GenericError", "maybe"), FREE]}
+    async with connected(tmp_path, script=script) as (client, fake):
+        client.foresee_block_state("mem0", 0, 0, BLOCK)
+        with pytest.raises(AnsweredWrongly):
+            await client.block_state("mem0", 0, 0, BLOCK)
+        client.foresee_block_state("mem0", 0, 0, BLOCK)
+        await asyncio.sleep(0.05)
+        assert not fake.rest
+
+
+async def test_a_foreseen_question_to_a_qemu_that_is_gone_harms_nobody(tmp_path: Path) -> None:
+    async with foreseeing(tmp_path) as (client, fake):
+        fake.writer.close()
+        with pytest.raises(MachineGone):
+            await client.block_state("mem0", 0, 4 * MIB, BLOCK)
+        client.foresee_block_state("mem0", 0, 4 * MIB, BLOCK)
+        with pytest.raises(MachineGone):
+            await client.block_state("mem0", 0, 4 * MIB, BLOCK)
+
+
+async def test_a_foreseen_question_that_is_given_up_is_answered_to_nobody(tmp_path: Path) -> None:
+    async with foreseeing(tmp_path) as (client, fake):
+        fake.script["cxl-add-dynamic-capacity"] = [silent, FREE]
+        with pytest.raises(TimedOut):
+            await client.block_state("mem0", 0, 4 * MIB, BLOCK, timeout_s=0.05)
+        fake.send({"error": {"class": "GenericError", "desc": "late"}, "id": fake.requests[-1]["id"]})
+        assert await client.block_state("mem0", 0, 4 * MIB, BLOCK) == "free"
 
 
 async def test_no_answer_is_an_unknown_outcome_and_the_connection_lives_on(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from dcdbackend.guest import Channel, Intake
 from dcdbackend.history import Header, History, Writer
 from dcdbackend.model import reply
 from dcdbackend.model.state import config_of
-from dcdbackend.session import Session
+from dcdbackend.session import MAX_BLOCKS_ASKED, Session
 
 MIB = 1 << 20
 DEVICE = {
@@ -378,36 +378,62 @@ async def test_what_is_over_is_over(tmp_path: Path) -> None:
         assert (await bench.verdict()).outcome == "pass"
 
 
-class Announcing(World):
-    """A host that says that it is about to answer, and rings while the witness is asked for the first time."""
+class Preparing(World):
+    """A witness that can prepare; the host answers a while after it was asked to."""
 
-    asked = 0
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.answering = "later"
+        self.told: list[tuple[str, dict[str, Any]]] = []
 
-    def serve(self) -> None:
-        records = self.command("events", {"log": 4})["records"]
+    def foresee(self, value: dict[str, Any]) -> None:
+        self.told.append(("foresee", value))
+        asyncio.get_running_loop().call_later(0.01, self.rings)
+
+    def rings(self) -> None:
+        self.told.append(("answers", {}))
+        self.serve()
         self.deliver()
-        self.ops -= 1
-        self.sent = {"flags": 0, "ranges": [[record["dpa"], record["length"]] for record in records]}
-        self.socket.sendall(self.frame(self.ops, "invoke", "answer", {"device": "mem0", **self.sent}))
 
     async def ask(self, value: dict[str, Any]) -> dict[str, Any]:
-        received = await super().ask(value)
-        self.asked += 1
-        if self.asked == 1:
-            self.device, kind, ended = reply.reply(self.device, "answer", self.sent)
-            self.socket.sendall(self.frame(self.ops, kind, "answer", ended))
-        return received
+        self.told.append(("ask", value))
+        return await super().ask(value)
+
+    async def until(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        for _ in range(round(timeout_s / 0.001)):
+            if await super().until(done, 0):
+                return True
+            await asyncio.sleep(0.001)
+        return False
 
 
-async def test_a_witness_that_was_quicker_than_the_host_is_asked_again(tmp_path: Path) -> None:
-    async with running(tmp_path, Announcing) as (session, world):
-        offer = await session.add(["0+2M"])
-        answer = await offer.answer(timeout_s=2)
-        assert (answer.outcome, answer.witnesses["host"]) == ("accepted", ((0, 2 * MIB),))
-        said = [op.value["state"] for op in lines(session) if (op.f, op.type) == ("block", "ok")]
-        assert said[0] == "pending" and "accepted" in said
-        assert (await session.verdict()).failed == ()
-        assert isinstance(world, Announcing) and world.asked <= 5
+async def test_the_first_question_is_foreseen_while_the_host_is_awaited_and_asked_afterwards(tmp_path: Path) -> None:
+    async with running(tmp_path, Preparing) as (bench, world):
+        assert isinstance(world, Preparing)
+        offer = await bench.add(["64M+4M"])
+        assert world.told == []
+        assert (await offer.answer(timeout_s=2)).outcome == "accepted"
+        first = {"device": "mem0", "region": 0, "offset": 64 * MIB, "length": 2 * MIB}
+        assert world.told[:3] == [("foresee", first), ("answers", {}), ("ask", first)]
+        assert [what for what, _ in world.told[3:]] == ["ask"] * 3, "the other block, and a neighbour on each side"
+
+        world.told.clear()
+        request = await bench.release(["64M+2M"])
+        assert (await request.response(timeout_s=2)).outcome == "released"
+        assert world.told[:3] == [("foresee", first), ("answers", {}), ("ask", first)]
+
+        world.told.clear()
+        assert (await offer.answer(timeout_s=2)).outcome == "partial", "the first half is gone by now"
+        assert {what for what, _ in world.told} == {"ask"}, "nothing is awaited, so nothing is foreseen"
+
+
+async def test_what_is_drawn_by_lot_is_not_foreseen(tmp_path: Path) -> None:
+    async with running(tmp_path, Preparing) as (bench, world):
+        assert isinstance(world, Preparing)
+        offer = await bench.add([Span(0, (MAX_BLOCKS_ASKED + 1) * 2 * MIB)])
+        asyncio.get_running_loop().call_later(0.01, world.rings)
+        assert (await offer.answer(timeout_s=2)).outcome == "accepted"
+        assert "foresee" not in {what for what, _ in world.told}
 
 
 class Stuck(World):

@@ -90,6 +90,25 @@ async def test_asking_for_a_state_changes_nothing(qemu: Qemu, parts: image.Parts
         await qmp.add("mem0", 0, [(BLOCK, BLOCK)])
 
 
+async def test_a_foreseen_question_has_no_effect_before_its_last_byte_nor_after(
+    qemu: Qemu, parts: image.Parts, tmp_path: Path
+) -> None:
+    """Whether its last byte comes by itself, or with another command: the state is the one of that moment."""
+    async with monitor(qemu, parts, tmp_path) as (qmp, _):
+        assert await qmp.block_state("mem0", 0, 0, BLOCK) == "free"
+        for number in range(20):
+            qmp.foresee_block_state("mem0", 0, number * BLOCK, BLOCK)
+            await asyncio.sleep(0.005)
+            if number % 2:
+                assert await qmp.status() == "prelaunch"  # it ends the question, which is answered to nobody
+                qmp.foresee_block_state("mem0", 0, number * BLOCK, BLOCK)
+            assert await qmp.block_state("mem0", 0, number * BLOCK, BLOCK) == "free"
+            await qmp.add("mem0", 0, [(number * BLOCK, BLOCK)])
+            qmp.foresee_block_state("mem0", 0, number * BLOCK, BLOCK)
+            assert await qmp.block_state("mem0", 0, number * BLOCK, BLOCK) == "pending"
+        qmp.foresee_block_state("mem0", 0, 0, BLOCK)
+
+
 async def test_a_reset_keeps_what_is_pending_and_is_told(qemu: Qemu, parts: image.Parts, tmp_path: Path) -> None:
     """What DEV says of a reset is judged elsewhere; here: the command works, and its event arrives."""
     async with monitor(qemu, parts, tmp_path) as (qmp, _):
