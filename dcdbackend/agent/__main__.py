@@ -12,18 +12,36 @@ is --kernel: the kernel's own drivers have the devices and answer, and this take
 
 from __future__ import annotations
 
+import gc
+import importlib
 import sys
+from types import ModuleType
+from typing import Any
 
 if __name__ == "__main__":
-    # construct's debugging tools bring pdb, readline and traceback: 140 of the 350 ms that construct takes to import
-    # under TCG; pickle and platform, which it wants for a name each, bring 40. Nothing here uses them; a stand-in keeps
-    # them out, while construct is imported. Only in the program itself, never when imported.
-    _STAND_INS = [name for name in ("construct.debug", "pickle", "platform") if name not in sys.modules]
-    sys.modules.update({name: type(sys)(name) for name in _STAND_INS})
+    # Under TCG the agent's imports are most of the time from /init to ready, so they go without what they do not need.
+    # construct's debugging tools bring pdb, readline and traceback (140 ms); pickle and platform, which it wants for a
+    # name each, bring 40; inspect, from which dataclasses wants the annotations of a class and, where it has no
+    # docstring, its signature, brings 110. What is wanted of a stand-in after all is imported then. Only in the program
+    # itself, never when imported.
+
+    class _StandIn(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):  # what an import itself looks for
+                raise AttributeError(name)
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+            return getattr(importlib.import_module(self.__name__), name)
+
+    gc.disable()
+    _STAND_INS = {
+        name: _StandIn(name) for name in ("construct.debug", "pickle", "platform", "inspect") if name not in sys.modules
+    }
+    sys.modules.update(_STAND_INS)
     vars(sys.modules["platform"]).setdefault("system", lambda: "Linux")
+    vars(sys.modules["inspect"]).setdefault("get_annotations", lambda cls: vars(cls).get("__annotations__", {}))
 
 import contextlib
-import gc
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,8 +57,10 @@ if TYPE_CHECKING:
     from .kernel.host import KernelHost
 
 if __name__ == "__main__":
-    for _name in _STAND_INS:
-        del sys.modules[_name]
+    for _name, _stand_in in _STAND_INS.items():
+        if sys.modules.get(_name) is _stand_in:
+            del sys.modules[_name]
+    gc.enable()
 
 IDLE_S = 0.5
 _SPINS_A_LOOK = 16
