@@ -149,12 +149,12 @@ def test_without_a_checkout_nothing_misses_the_scripts(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     int(version("setuptools").partition(".")[0]) < 77, reason="pyproject.toml asks for setuptools 77, as in the lock"
 )
-def test_a_wheel_has_the_types_and_not_the_scripts(tmp_path: Path) -> None:
+def test_a_wheel_has_the_types_and_the_recipes_and_not_the_scripts(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(HERE / name, source)
-    for name in ("dcdbackend", "qmp_scripts"):
+    for name in ("dcdbackend", "images", "qmp_scripts"):
         shutil.copytree(HERE / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps", "--no-index"]
     done = subprocess.run(
@@ -166,3 +166,5 @@ def test_a_wheel_has_the_types_and_not_the_scripts(tmp_path: Path) -> None:
         names = set(archive.namelist())
     assert {"dcdbackend/py.typed", "dcdbackend/history.schema.json", "dcdbackend/script.py"} <= names
     assert [name for name in names if "qmp_scripts" in name] == []
+    recipes = {Path(name).name for name in names if "/share/dcdbackend/images/" in name}
+    assert recipes == {path.name for path in (HERE / "images").iterdir()}

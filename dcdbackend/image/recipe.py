@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..errors import AskedWrongly, CannotRun
 Kind = Literal["qemu", "guest", "kernel"]
 
 _PACKAGE = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]{1,80})(?:/(?P<suite>[a-z][a-z0-9-]{1,40}))?", re.ASCII)
+
+_ONE = "guest.toml"
 
 FORMAT = 1
 """Counted up when the code that builds changes its result."""
@@ -54,13 +57,17 @@ class Recipe:
 
 
 def directory() -> Path:
-    """`images/`, beside the package in a checkout. Errors: CannotRun."""
-    found = Path(__file__).resolve().parents[2] / "images"
-    if not (found / "guest.toml").is_file():
-        raise CannotRun(
-            f"the recipes are not in {found}; run from a checkout, installed with `make` or `pip install -e`"
-        )
-    return found
+    """`images/`: beside the package in a checkout, else where its installation put it. Errors: CannotRun."""
+    beside = Path(__file__).resolve().parents[2] / "images"
+    if (beside / _ONE).is_file():
+        return beside
+    from importlib import metadata
+
+    with suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("dcdbackend") or ():
+            if file.match(f"images/{_ONE}") and (found := Path(file.locate()).resolve()).is_file():
+                return found.parent
+    raise CannotRun(f"the recipes are not in {beside}, and not in an installation; install dcdbackend again, by pip")
 
 
 def kernel(package: str) -> Recipe:
