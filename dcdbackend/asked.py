@@ -26,10 +26,10 @@ def whole(value: object, what: str, *, least: int = 0, most: int = _TOP) -> int:
     return value
 
 
-def seconds(value: object, what: str = "timeout_s") -> float:
-    """How long to wait: 0 to an hour."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_TIMEOUT_S:
-        raise AskedWrongly(f"{what} {shown(value)}; give 0 to {MAX_TIMEOUT_S:g} seconds")
+def seconds(value: object, what: str = "timeout_s", *, most: float = MAX_TIMEOUT_S) -> float:
+    """How long to wait: 0 to an hour, or to `most`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+        raise AskedWrongly(f"{what} {shown(value)}; give 0 to {most:g} seconds")
     return float(value)
 
 

@@ -64,7 +64,7 @@ class Manager(Injector, Protocol):
     """An injector that speaks as a fabric manager: it knows what the device serves, and can send any bytes."""
 
     async def check(self, f: str, value: Value) -> None:
-        """Before `add` or `release`: nothing was sent yet. Errors: CannotRun (not served), AskedWrongly."""
+        """Before `add` or `release`, with `raw` as well: nothing was sent yet. Errors: CannotRun, AskedWrongly."""
         ...
 
     def said(self, f: str, payload: bytes) -> Value:
@@ -112,6 +112,8 @@ class Kernel(Protocol):
 
     name: str
     simulated: bool
+    sends_raw: bool
+    """Whether it sends raw mailbox commands for its user (CXL_MEM_RAW_COMMANDS): only then `listed` is asked."""
 
     async def survey(self) -> Value:
         """`generation` (`found`, `evidence`), `mode`, `memdevs`, `roots`, `missing`, `kernel` (its release)."""
@@ -134,7 +136,10 @@ class Kernel(Protocol):
     async def destroy_region(self, region: str) -> Value: ...
 
     async def sight(self, region: str) -> Value:
-        """What sysfs shows of a region, as the history's `sysfs` has it; `odd`: what was no one's expectation."""
+        """What sysfs shows of a region, as the history's `sysfs` has it; `odd`: what was no one's expectation.
+
+        `tools`: what `cxl list` and `daxctl list` show of it, where the guest has them.
+        """
         ...
 
     async def claim(self, dax: str, text: str) -> Value: ...

@@ -5,7 +5,7 @@ the guest's kernel owns the memory devices. Which downstream port leads to which
 
 Values are the history's: DPAs, each extent with its own tag and sequence. What the device does not serve by its own
 word (5600h), or what fits no field, is refused by `check` before anything is written or sent; who wants to see the
-device refuse it sends the bytes (`send`).
+device refuse it sends the bytes (`send`), as many as the mailbox takes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .wire.fmapi import (
     FORCED_REMOVAL,
     POLICY_MASK,
     SANITIZE_ON_RELEASE,
+    TUNNEL_OVERHEAD,
     DcdInfo,
     DcListTags,
     DcRegionExtentLists,
@@ -113,7 +114,16 @@ class FmInjector:
         self._fabric = fabric
 
     async def check(self, f: str, value: bench.Value) -> None:
-        """Whether the device serves it, by 5600h. Errors: CannotRun (it does not), AskedWrongly (it fits no field)."""
+        """Whether the device serves it, by 5600h. Errors: CannotRun (it does not), AskedWrongly (it fits no field).
+
+        Of bytes that are sent as they are (`raw`) only whether they fit the mailbox, which can take no more.
+        """
+        if "raw" in value:
+            manager = (await self._fabric.device(value["device"])).manager
+            size, most = len(value["raw"]) // 2, manager.payload_bytes - TUNNEL_OVERHEAD
+            if size > most:
+                raise AskedWrongly(f"{size} bytes of payload; at most {most} fit the switch's mailbox, tunneled")
+            return
         names = policy_names(_POLICIES[f])
         policy = value["policy"]
         if policy not in names:

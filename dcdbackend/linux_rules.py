@@ -405,3 +405,20 @@ def of_generation(generation: str) -> tuple[Clause, ...]:
 
 EVERY: dict[str, Clause] = {**DEVICE_CLAUSES, **CLAUSES}
 """All clauses, the device's and the hosts', by id."""
+
+_CACHE = "no witness sees the caches of the host: an invalidation that is left out changes no byte, and no line tells"
+NOT_JUDGED: dict[str, str] = {
+    **dict.fromkeys(("A16.release", "A16.online", "B21.invalidate", "B21.kept", "B21.after", "B33.none"), _CACHE),
+    "B18.interleave": "no witness reads the interleave ways of a region that came to be",
+    "B28.driver": "a DAX device without its driver is gone from sysfs before anything can be written to it",
+    "B28.misaligned": "an extent off the alignment never surfaces (B9), so that none can be claimed",
+    "C6.vm": "a tag that names a VM looks like any other",
+}
+"""Clauses that no verdict ever counts as held or broken, and why."""
+
+BY_OTHERS: dict[str, str] = {
+    "L2.unread": "what a host that reads them leaves out of its answer is B5.survivors",
+    "A4.order": "whichever test refuses, the extent is left out alike, which is A4's own clauses",
+    "B6.first": "whichever gate drops it, the group is left out alike, which is B5.survivors",
+}
+"""Clauses whose breach shows under another name, and which."""

@@ -262,6 +262,8 @@ DEV-22.recorded | may device | reset | - |
 WITNESS.agree | must witness | - | - | the guest's own judgement of a step and the controller's are the same
 WITNESS.lists | must witness | lists | - |
     the device's list by 4801h, its list by 5603h and the block states say the same of what is accepted
+WITNESS.tools | must witness | sysfs | - |
+    `cxl list` and `daxctl list`, where they are installed, show what sysfs shows of regions and DAX devices
 KERNEL.alarm | must host | log | - |
     the kernel's log has no WARN, BUG, Oops, lockdep, KASAN, hung task, RCU stall or panic
 """

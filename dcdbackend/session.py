@@ -754,7 +754,7 @@ class Session:
         """Invoke it and end it; of bytes that were sent as they are, the answer's."""
         answer = b""
         value = self._owned(f, value)
-        if isinstance(by, Manager) and f in ("add", "release") and "raw" not in value:
+        if isinstance(by, Manager) and f in ("add", "release"):
             await by.check(f, value)
         async with self._lock("manager"):
             op = self.writer.invoke("manager", f, value)

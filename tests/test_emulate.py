@@ -188,3 +188,22 @@ def test_what_cannot_be_is_one_line(
     told = capsys.readouterr().err
     assert text in told and "Traceback" not in told
     assert not (tmp_path / "s").exists()
+
+
+def test_sharing_and_removal_by_tag_need_no_extents(tmp_path: Path) -> None:
+    """The tag says which: a client that names none besides gets what it asks for, and the judge has nothing to say."""
+    path = tmp_path / "history.jsonl"
+    shared: dict[str, Any] = {"selection_policy": "enable-shared-access", "region": 1, "tag": TAG}
+    by_tag: dict[str, Any] = {"removal_policy": "tag-based", "region": 1, "tag": TAG, "host_id": 1}
+    with emulated(tmp_path, "--hosts", "2", "--sharable", "1", "--history", str(path)) as client:
+        assert client.add((0, 4 * MIB), region=1, tag=TAG) == {}
+        assert client.add(host_id=1, **{**shared, "tag": "ab" * 16}) != {}
+        assert client.add(host_id=1, **shared) == {}
+        until_taken(client, 0, region=1, host_id=1)
+        assert client.release(**{**by_tag, "tag": "ab" * 16}) != {}
+        assert client.release(forced_removal=True, **by_tag) == {}
+        assert "accessible" not in client.add((0, 2 * MIB), (0, 0), region=1, host_id=1)
+        assert client.add(selection_policy="free") != {}
+    _, _, verdict = recorded(path)
+    assert not verdict.failed, verdict.failed
+    assert verdict.of("DEV-13.shared").passed

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from dcdbackend.bench import Span
 from dcdbackend.boot import REQUIRE_QEMU
 from dcdbackend.checker import check
 from dcdbackend.cli import run
+from dcdbackend.cli.results import exit_code
 from dcdbackend.emulated import WARNING, EmulatedSetup
 from dcdbackend.emulator import arguments, device, linux, monitor, switch, wording
 from dcdbackend.emulator.device import Died, EmulatedDevice
@@ -40,7 +42,7 @@ from dcdbackend.history import History, Writer
 from dcdbackend.model import reply as reply_module
 from dcdbackend.model.decide import ELSEWHERE, KEPT, ONE_TAG
 from dcdbackend.model.manager import decide_offer
-from dcdbackend.scenario import Scenario, choose, ordered
+from dcdbackend.scenario import SCENARIOS, Scenario, choose, ordered
 from dcdbackend.scenario.runner import Result, Runner
 from dcdbackend.topology import direct
 from dcdbackend.wire import DynamicCapacityRecord, EventRecords, ExtentList, GetExtentList, Opcode
@@ -564,6 +566,31 @@ async def results(
 
     await asyncio.gather(*(worker(number) for number in range(jobs)))
     return found
+
+
+async def test_a_guest_that_dies_while_it_boots_costs_its_scenario_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that does not boot stops all; a later one costs its scenario; after three in a row no more is tried."""
+    enter, dies = emulated.EmulatedGuest.__aenter__, [True]
+
+    async def entered(guest: emulated.EmulatedGuest) -> emulated.EmulatedGuest:
+        if dies.pop(0):
+            raise MachineGone(f"QEMU ended by SIGSEGV, before its agent was ready; its console ends: {'x' * 400}")
+        return await enter(guest)
+
+    monkeypatch.setattr(emulated.EmulatedGuest, "__aenter__", entered)
+    big, small = (replace(SCENARIOS["add"], name=size, shape={"size": size}) for size in ("2G", "1G"))
+    async with Runner(EmulatedSetup(), run_dir=tmp_path / "first", seed=7) as runner:
+        with pytest.raises(MachineGone):
+            await runner.run(big)
+    dies += [False, True, True, False, True, True, True]
+    async with Runner(EmulatedSetup(), run_dir=tmp_path / "later", seed=7) as runner:
+        found = [await runner.run(one) for one in (big, small, small, small, big, big, big, big)]
+    assert [one.outcome for one in found] == ["pass", *["unknown"] * 2, "pass", *["unknown"] * 4]
+    assert found[1].reason.startswith("no guest: QEMU ended by SIGSEGV") and len(found[1].reason) < 200
+    assert found[-1].reason == "no guest: the last 3 died while they booted" and not dies
+    assert exit_code(found) == 4 and found[-1].verdict is None
 
 
 def told_of(found: dict[str, Result]) -> dict[str, str]:

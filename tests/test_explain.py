@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import kernel_history
@@ -15,7 +18,8 @@ from dcdbackend.checker.notation import header
 from dcdbackend.checker.notation import parse as notation
 from dcdbackend.cli import run
 from dcdbackend.history import op_line
-from dcdbackend.linux_rules import EVERY
+from dcdbackend.linux_rules import BY_OTHERS, EVERY
+from dcdbackend.linux_rules import NOT_JUDGED as NOT_JUDGED_OF_HOSTS
 from dcdbackend.model.departures import DEPARTURES
 from dcdbackend.model.quirks import QUIRKS
 from dcdbackend.rules import NOT_JUDGED
@@ -102,7 +106,32 @@ def test_nothing_found_and_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run(["explain", str(tmp_path / "nowhere")]) == 2
     path.write_bytes(b"{}\n")
     assert run(["explain", str(path)]) == 2
-    assert "line 1" in capsys.readouterr().err
+    assert f"{path}: line 1: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["check", "explain"])
+def test_what_is_no_history_is_one_line_that_names_it(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several histories the one that is wrong is named; what cannot be read at all is no fault of ours."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name / "history.jsonl", "add 0+2M; events; accept; block 0")
+    broken = tmp_path / "b" / "history.jsonl"
+    broken.write_bytes(broken.read_bytes().replace(b"events", b"eventz", 1))
+    (tmp_path / "c" / "history.jsonl").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipe")
+    for what, code, says in (
+        (tmp_path, 2, f"{broken}: line 4: its crc says "),
+        (tmp_path / "c", 2, "holds no history.jsonl"),
+        (tmp_path / "pipe", 2, "is neither file nor directory"),
+        ("/dev/zero", 2, "is neither file nor directory"),
+        ("", 2, "the run is an empty word"),
+        ("/proc/self/mem", 3, "cannot read /proc/self/mem"),
+    ):
+        assert run([verb, str(what)]) == code
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dcd: ")]
+        assert says in line
 
 
 def test_a_story_of_the_header_alone() -> None:
@@ -126,7 +155,10 @@ def test_every_clause_and_departure_is_in_the_table(capsys: pytest.CaptureFixtur
     assert all(row["versions"] for row in data["departures"])
     blind = {row["id"] for row in data["clauses"] if not row["observable"]}
     assert {"A16.release", "B33.none"} <= blind
-    assert {row["id"]: row["not_judged"] for row in data["clauses"] if row["not_judged"]} == NOT_JUDGED
+    reasons = {**NOT_JUDGED, **NOT_JUDGED_OF_HOSTS}
+    assert {row["id"]: row["not_judged"] for row in data["clauses"] if row["not_judged"]} == reasons
+    assert blind <= set(reasons), "what nothing here can see says why"
+    assert {row["id"]: row["shown_by"] for row in data["clauses"] if row["shown_by"]} == BY_OTHERS
 
 
 @pytest.mark.parametrize(
@@ -139,7 +171,10 @@ def test_every_clause_and_departure_is_in_the_table(capsys: pytest.CaptureFixtur
         (["B3", "--generation", "B-rfc"], ("B3.unbounded",), ("B3.expiry",)),
         (["--generation", "A"], ("A4.tag", "DEV-8.16h", "L1.clears"), ("B5.order", "Q7")),
         (["--generation", "U"], ("DEV-8.16h",), ("A4.tag", "L1.clears")),
-        (["A16.release"], ("not observable",), ("judged:",)),
+        (["A16.release"], ("not observable", "not judged: ", "caches"), ()),
+        (["B28.driver"], ("not judged: ", "sysfs"), ()),
+        (["L2.unread"], ("shows elsewhere", "B5.survivors"), ("not judged",)),
+        (["WITNESS.agree"], ("the guest judges",), ("not observable", "not judged")),
         (["DEV-11.ignored"], ("not judged: ",), ()),
         (["DEV-16.interrupt"], ("not judged: ", "polls"), ()),
         (["DEV-22"], ("not judged: ", "reset"), ()),
@@ -151,7 +186,7 @@ def test_what_is_asked_for_is_shown(
     assert run(["rules", *arguments]) == 0
     words = capsys.readouterr().out
     assert all(one in words for one in there), words
-    assert not [one for one in absent if one in words.split()], words
+    assert not [one for one in absent if one in words], words
 
 
 @pytest.mark.parametrize("arguments", [["DEV-99"], ["B5", "--generation", "A"], ["--generation", "v12"]])
@@ -159,3 +194,14 @@ def test_what_is_not_there_is_one_line(arguments: list[str], capsys: pytest.Capt
     assert run(["rules", *arguments]) == 2
     found = capsys.readouterr().err.strip()
     assert "\n" not in found and found.startswith("dcd: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_no_room_for_what_is_printed_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "dcdbackend", "rules", "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert ended.returncode == 3
+    assert ended.stderr == "dcd: cannot write what it prints or keeps: No space left on device; free some space\n"

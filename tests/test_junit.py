@@ -9,8 +9,9 @@ import pytest
 
 from dcdbackend.checker import check
 from dcdbackend.checker.notation import header, parse
+from dcdbackend.cli import run
 from dcdbackend.errors import CannotRun
-from dcdbackend.report.junit import Case, document, write
+from dcdbackend.report.junit import Case, document, writable, write
 
 GOOD = "add 0+4M; events; accept; clear; block 0"
 BAD = "add 0+4M; events; accept; clear; block 0 -> free"
@@ -84,3 +85,16 @@ def test_whatever_a_reason_holds_the_file_is_xml(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="give --junit another file"):
         write(tmp_path / "no" / "j.xml", [], suite="s", seed=1)
+
+
+def test_it_is_told_before_the_run_that_it_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for where in (tmp_path / "no" / "j.xml", tmp_path):
+        argv = ["regress", "--backend", "emulator", "-s", "add", "--run-dir", str(tmp_path / "run")]
+        assert run([*argv, "--junit", str(where)]) == 3
+        told = capsys.readouterr()
+        assert told.err.startswith(f"dcd: cannot write {where}: ") and not told.out
+        assert not (tmp_path / "run").exists()
+    writable(tmp_path / "j.xml")
+    writable(None)

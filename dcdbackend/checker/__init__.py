@@ -16,6 +16,8 @@ from ..model import whole as reference
 from ..model.state import config_of
 from . import host as hosts
 from .both import Beside, Both, Unjudged
+from .living import RELEVANT as LIVING
+from .living import Living
 from .search import SUBJECT_OF, Judge, Limits, Model
 from .shape import HOST_SIDE, misshapen, odd, odd_device
 from .verdict import Counts, Finding, Verdict
@@ -55,6 +57,7 @@ def check(
     judges: dict[str, Judge] = {}
     tags: dict[str, set[bytes]] = {}
     joined = hosts.together(head) and bool(head.devices)
+    living = _living(head)
     for described in head.devices:
         wrong_device = odd_device(described)
         if wrong_device is not None:
@@ -65,7 +68,7 @@ def check(
         if watch is None:
             judges[name] = Judge(name, config, device, reader.end_of, bounds)
         else:
-            both = (Beside if joined else Both)(device, name, watch, tags)
+            both = (Beside if joined else Both)(device, name, watch, tags, living)
             judges[name] = Judge(name, config, both, reader.end_of, bounds, both)
     watchers = {
         described["name"]: Witnesses(described, judges[described["name"]].tally)
@@ -78,7 +81,7 @@ def check(
         both = Both(Unjudged(), head.devices[0]["name"], first)
         config = config_of(head.devices[0], departures=departures)
         joint = Judge(JOINT.join(judges), config, both, reader.end_of, bounds, both)
-    operations = _feed(reader, judges, watchers, joint)
+    operations = _feed(reader, judges, watchers, joint, living)
     warnings = [*getattr(lines, "warnings", ())]
     counts: dict[tuple[str, str, str], Counts] = {}
     findings: list[Finding] = []
@@ -112,9 +115,24 @@ def seen_of(header: Header) -> str:
     return "recorded" if header.backend == "recorded" else "real"
 
 
-def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witnesses], joint: Judge | None = None) -> int:
+def _living(head: Header) -> Living | None:
+    """What the devices of one Linux host know of each other's tags; None where there is but one, or several hosts."""
+    served = [one["hosts"] for one in head.devices if isinstance(one.get("hosts"), list)]
+    if hosts.generation_of(head) is None or len(head.devices) < 2 or any(len(ids) > 1 for ids in served):
+        return None
+    return Living([one["name"] for one in head.devices])
+
+
+def _feed(
+    reader: _Reader,
+    judges: dict[str, Judge],
+    watchers: dict[str, Witnesses],
+    joint: Judge | None = None,
+    living: Living | None = None,
+) -> int:
     """Every line to the judge of its device, and to the `joint` one; how many operations ended. Errors: BadHistory."""
     begun: dict[int, Judge] = {}
+    alive: dict[int, Op] = {}
     watched: dict[int, tuple[Witnesses, Op]] = {}
     operations = 0
     for op in reader:
@@ -126,6 +144,9 @@ def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witness
                 if judge is None:
                     raise _unknown_device(op, judges)
                 begun[op.op] = judge
+                if living is not None and op.f in LIVING:
+                    alive[op.op] = op
+                    living.begin(op)
                 judge.begin(op)
                 if joint is not None:
                     joint.begin(op)
@@ -137,6 +158,8 @@ def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witness
                 if ended is None:
                     raise BadHistory(f"{op.type} of operation {op.op}, which is not open", line=op.n + 1)
                 operations += 1
+                if living is not None and op.op in alive:
+                    living.end(alive.pop(op.op), op)
                 ended.end(op)
                 if joint is not None:  # the guest's own judgement is of its device
                     joint.end(op._replace(value={key: one for key, one in op.value.items() if key != "judged"}))
@@ -153,7 +176,7 @@ def _feed(reader: _Reader, judges: dict[str, Judge], watchers: dict[str, Witness
 
 def _unknown_device(op: Op, judges: dict[str, Judge]) -> BadHistory:
     named: Any = op.value.get("device")
-    return BadHistory(f"{op.f} is of device {named!r}; the header has {', '.join(judges)}", line=op.n + 1)
+    return BadHistory(f"{op.f} is of device {named!r}; the header has {', '.join(judges) or 'none'}", line=op.n + 1)
 
 
 class _Reader:

@@ -17,6 +17,7 @@ from ..model import whole as reference
 from ..model.permitted import Command, breach
 from ..model.state import Completed, Next, State, Violation, lose
 from . import host as hosts
+from . import tool
 from .kernel import Page, notes_of, pages_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..model.state import Chain, Config
     from .host import Said, Watch
+    from .living import Living
     from .search import Model
 
 INFERRED = "the kernel's log, the trace of the records, and the device's list"
@@ -89,13 +91,22 @@ class Pair(NamedTuple):
 class Both:
     """A model for the search: a device model, and a Linux host's. `first`: what is known of the host at the start.
 
-    `tags`: by device, what records have brought; all devices of one host share it, and it only grows.
+    `tags`: by device, what records have brought; all devices of one host share it, and it only grows. `living`: which
+    tags certainly live on its other devices; None where nobody watches these.
     """
 
     effects = WRITES
 
-    def __init__(self, device: Model, name: str, first: Watch, tags: dict[str, set[bytes]] | None = None) -> None:
+    def __init__(
+        self,
+        device: Model,
+        name: str,
+        first: Watch,
+        tags: dict[str, set[bytes]] | None = None,
+        living: Living | None = None,
+    ) -> None:
         self._device = device
+        self._living = living
         self._name = name
         self._first = first
         self._tags = {} if tags is None else tags
@@ -168,6 +179,9 @@ class Both:
             return self._log(state, op, following=False)
         found = self._device.step(state.device, op)
         said = self._host(state, op)
+        if op.f == "sysfs" and op.type == "ok" and op.received.get("tools"):
+            held, differ = tool.compared(op.received["tools"])
+            said = said._replace(judged=said.judged + held, findings=said.findings + differ)
         if isinstance(found, Violation):
             also = self._excused(state.watch, op, found.also)
             return found._replace(also=(*also, *said.findings), judged=found.judged + said.judged)
@@ -265,6 +279,17 @@ class Both:
     # ---- a kernel's log
 
     def _log(self, state: Pair, op: Completed, *, following: bool) -> Next | Violation:
+        """Lines of the kernel's log, in the light of the tags that live on the host's other devices meanwhile."""
+        certain = frozenset() if self._living is None else self._living.certain(self._name, op.end_ns)
+        if not certain:
+            return self._lines(state, op, following=following)
+        found = self._lines(state._replace(watch=hosts.with_far(state.watch, certain)), op, following=following)
+        if isinstance(found, Violation):
+            return found
+        after: Any = found.state
+        return found._replace(state=after._replace(watch=hosts.without_far(after.watch)))
+
+    def _lines(self, state: Pair, op: Completed, *, following: bool) -> Next | Violation:
         """Lines of the kernel's log: what it did since the last ones, inferred, through both models."""
         notes = notes_of(op.received["lines"])
         if "events" in op.received:

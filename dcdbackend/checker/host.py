@@ -122,7 +122,7 @@ def generation_of(header: Header) -> str | None:
 def together(header: Header) -> bool:
     """Whether the devices of a header's host are judged as one: with interleave a region is over several of them."""
     on, places = header.host.get("what_if"), header.host.get("regions")
-    if generation_of(header) is None or not isinstance(on, list) or "interleave" not in on:
+    if generation_of(header) is None or not isinstance(on, list) or "interleave" not in on or len(header.devices) < 2:
         return False
     return not isinstance(places, list) or not places or any(_ways(place) for place in places)
 
@@ -171,7 +171,8 @@ def watch_of(header: Header, *devices: Mapping[str, Any]) -> Watch | None:
             if place["device"] in [device["name"] for device in devices]:
                 host = _stands(host, place)
     except (AskedWrongly, KeyError, TypeError, AttributeError) as error:
-        raise BadHistory(f"its host cannot be: {error!r}"[:200], line=1) from error
+        why = error.message if isinstance(error, AskedWrongly) else repr(error)
+        raise BadHistory(f"its host cannot be: {why}"[:300], line=1) from error
     regions = devices[0]["regions"]
     unused = tuple([(region["base"], region["length"]) for region in regions[1:]])
     mute = "dynamic debug is off: of what the kernel does its log tells nothing"
@@ -340,16 +341,39 @@ def _elsewhere(watch: Watch, options: Sequence[Way]) -> Said | None:
         staged = [event for memdev in before.memdevs for event in memdev.staged]
         tags = dict.fromkeys([event.tag for event in (*staged, *cause.events) if event.tag != NULL_TAG])
         for tag in [tag for tag in tags if tag in watch.beside]:
-            far = model.Online(-1, _ELSEWHERE, _ELSEWHERE, 0, 0, tag, 0, -1, 0, 0)
-            for way in _handled(Way(before._replace(extents=(*before.extents, far))), cause):
+            for way in _handled(Way(_with_far(before, [tag])), cause):
                 assert way.due is not None
                 if [one for one in hold((way.due,), watch.commands, seen=_SEEN)[1] if one.outcome == "fail"]:
                     continue
-                host = _settled(way, watch.commands).host
-                host = host._replace(extents=tuple([one for one in host.extents if one.memdev != _ELSEWHERE]))
+                host = _without_far(_settled(way, watch.commands).host)
                 after = watch._replace(ways=(Way(host, dropped=way.dropped),), commands=(), under_way=False)
                 return Said(after._replace(reread=not watch.by_log), (), (), (_LIVES[before.setup.generation.tags],))
     return None
+
+
+def _with_far(host: Host, tags: Iterable[bytes]) -> Host:
+    """The host with an extent of each tag on a device that nobody looks at here."""
+    far = [model.Online(-at, _ELSEWHERE, _ELSEWHERE, 0, 0, tag, 0, -at, 0, 0) for at, tag in enumerate(sorted(tags), 1)]
+    return host._replace(extents=(*host.extents, *far))
+
+
+def _without_far(host: Host) -> Host:
+    """The host without these."""
+    return host._replace(extents=tuple([one for one in host.extents if one.memdev != _ELSEWHERE]))
+
+
+def with_far(watch: Watch, tags: frozenset[bytes]) -> Watch:
+    """The watch while these tags are known to live on the host's other devices."""
+    return watch._replace(ways=tuple([way._replace(host=_with_far(way.host, tags)) for way in watch.ways]))
+
+
+def without_far(watch: Watch) -> Watch:
+    """The watch when that is not known any more."""
+    ways = []
+    for way in watch.ways:
+        begun = None if way.begun is None else _without_far(way.begun)
+        ways.append(way._replace(host=_without_far(way.host), begun=begun))
+    return watch._replace(ways=_distinct(ways))
 
 
 def _visible(watch: Watch, judged: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

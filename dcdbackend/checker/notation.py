@@ -464,7 +464,7 @@ def _spell_back(kind: str, received: Mapping[str, Any]) -> str:
         return ", ".join(shown) or "no events"
     if "mode" in received and len(received) == 2:
         return f"mode {received['mode']}"
-    if "available" in received or "names" in received or "all_devices" in received or "devices" in received:
+    if "region" in received:
         return _spell_sight(received)
     if isinstance(received.get("error"), str) and "rc" not in received:
         return str(received["error"])[:80]
@@ -499,7 +499,8 @@ def _spell_sight(received: Mapping[str, Any]) -> str:
     extents = [one["name"] for one in received.get("extents") or ()] or received.get("names") or ()
     devices = [one["name"] for one in received.get("devices") or ()] or received.get("all_devices") or ()
     free = f"{received['available']} free, " if received.get("available") is not None else ""
-    return f"{free}extents {' '.join(extents[:8]) or 'none'}, DAX {' '.join(devices[:8]) or 'none'}"
+    tools = [f"; {one['tool']} list {one.get('failed', 'too')}" for one in received.get("tools", ())]
+    return f"{free}extents {' '.join(extents[:8]) or 'none'}, DAX {' '.join(devices[:8]) or 'none'}{''.join(tools)}"
 
 
 def _spell_records(received: Mapping[str, Any]) -> str:

@@ -128,6 +128,7 @@ _UNUSES = {
     "map": _object({"dax": _text}),
     "online": _object({"dax": _text}),
 }
+_MAPPINGS = _list_of(lambda found: isinstance(found, list) and len(found) == 3 and all(_number(one) for one in found))
 _DAX = _object(
     {"name": _text},
     {
@@ -137,10 +138,24 @@ _DAX = _object(
         "driver": _maybe(_text),
         "has_driver": _maybe(_flag),
         "hotplug": _maybe(_text),
-        "mappings": _maybe(
-            _list_of(lambda found: isinstance(found, list) and len(found) == 3 and all(_number(one) for one in found))
-        ),
+        "mappings": _maybe(_MAPPINGS),
     },
+)
+
+
+def _facts(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _MAPPINGS(one) if isinstance(one, list) else one is None or _text(one) or _number(one) for one in value.values()
+    )
+
+
+_TOOL_FAILED = _object({"tool": _text, "failed": _text})
+_TOOL = _object(
+    {
+        "tool": _text,
+        "shows": lambda found: isinstance(found, dict) and all(_facts(one) for one in found.values()),
+        "sysfs": lambda found: isinstance(found, dict) and all(one is None or _facts(one) for one in found.values()),
+    }
 )
 _SIGHT = _object(
     {"region": _text},
@@ -153,6 +168,7 @@ _SIGHT = _object(
         "names": _maybe(_list_of(_text)),
         "all_devices": _maybe(_list_of(_text)),
         "devices": _list_of(_DAX),
+        "tools": _list_of(lambda found: _TOOL_FAILED(found) or _TOOL(found)),
     },
 )
 _TRACED = _object(

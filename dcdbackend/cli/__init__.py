@@ -7,6 +7,7 @@ ends in one line on stderr: no traceback reaches a user unless DCD_TRACEBACK is 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -19,7 +20,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..errors import DcdError
+from ..errors import CannotRun, DcdError
+
+
+class Stopped(Exception):
+    """Ctrl-C, on its way out of a verb."""
+
 
 UsageProblem = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Whatever is wrong with a command line; Typer's newer versions carry a Click of their own."""
@@ -82,6 +88,13 @@ class Verbs(TyperGroup):
             self.commands[cmd_name] = typer.main.get_group(alone).commands[cmd_name]
         return self.commands.get(cmd_name)
 
+    def invoke(self, ctx: Any) -> Any:
+        """As ever; but Ctrl-C leaves as itself, and not as Typer's exit code, which a verb may have of its own."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped from None
+
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """The verbs' names from the table: completing one imports none."""
         if incomplete.startswith("-"):
@@ -108,6 +121,7 @@ def dcd() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code. Nothing but a code comes out of here."""
+    _standard()
     try:
         result = app(args=list(arguments), standalone_mode=False, prog_name="dcd")
         return result if isinstance(result, int) else 0
@@ -115,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except typer.Abort:
         return _say("dcd: stopped", INTERRUPTED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         return _say("dcd: stopped", INTERRUPTED)
     except DcdError as error:
         if "DCD_TRACEBACK" in os.environ:
@@ -125,17 +139,36 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _full(error)
         if isinstance(error, UsageProblem):
             problem: Any = error
+            if type(error).__name__ == "NoArgsIsHelpError":  # help, in as many lines as it has
+                print(problem.format_message(), file=sys.stderr)  # noqa: T201 (the command line's own output)
+                return 2
             usage = getattr(error, "ctx", None)
             where = f" (see {usage.command_path} --help)" if usage is not None else ""
             return _say(f"dcd: {problem.format_message()}{where}", 2)
         return _say(f"dcd: our own fault: {type(error).__name__}: {error}; {_kept(error)}", OWN_FAULT)
 
 
+def _standard() -> None:
+    """A standard stream that is closed leads nowhere; else what is opened next would take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (as long as the process lives)
+
+
 def _say(text: str, code: int) -> int:
     print(text.replace("\n", " "), file=sys.stderr)  # noqa: T201 (the command line's own output)
     return code
+
+
+def _full(error: OSError) -> int:
+    """Somewhere there is no room: in a file, or where the standard output goes."""
+    where = error.filename or "what it prints or keeps"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed would fail again
+    return _say(f"dcd: cannot write {where}: {error.strerror}; free some space", CannotRun.exit_code)
 
 
 def _kept(error: Exception) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import AskedWrongly
+from ..errors import AskedWrongly, BadHistory, CannotRun
 from . import complete, out
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..checker.verdict import Verdict
+    from ..history import History
 
 HISTORY = "history.jsonl"
 MAX_HISTORIES = 10_000
@@ -39,7 +41,6 @@ def check(
     from ..checker import check as check_history  # here: completing a name must not cost the checker
     from ..checker.explain import tell
     from ..emulated import WARNING
-    from ..history import History
     from ..report import table
     from ..scenario import SCENARIOS
     from ..scenario.runner import exit_code
@@ -49,8 +50,7 @@ def check(
     results: list[tuple[Mapping[str, str], Verdict]] = []
     code, unreal = 0, False
     for path in histories(place(run)):
-        with path.open("rb") as file:
-            history = History(file)
+        with reading(path) as history:
             verdict = check_history(history)
         verdicts[str(path)] = verdict
         known = SCENARIOS.get(history.header.scenario)
@@ -89,6 +89,8 @@ def place(run: str) -> Path:
     """The run of a launched guest of that name, else the path. Errors: AskedWrongly, for what is neither."""
     from ..supervisor.place import find, list_guests
 
+    if not run:
+        raise AskedWrongly("the run is an empty word; give a run directory, or . for this one")
     try:
         found = find(run)
     except AskedWrongly:  # no name at all
@@ -106,8 +108,26 @@ def histories(run: Path) -> list[Path]:
     if run.is_file():
         return [run]
     if not run.is_dir():
-        raise AskedWrongly(f"{run} is not there; give a run directory or a {HISTORY}")
-    found = sorted(run.rglob(HISTORY))[:MAX_HISTORIES]
+        what = "neither file nor directory (a pipe cannot be read twice)" if run.exists() else "not there"
+        raise AskedWrongly(f"{run} is {what}; give a run directory or a {HISTORY}")
+    found = sorted(path for path in run.rglob(HISTORY) if path.is_file())[:MAX_HISTORIES]
     if not found:
         raise AskedWrongly(f"{run} holds no {HISTORY}; give a run directory, as dcd regress prints it")
     return found
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[History]:
+    """A history, open; what is wrong with it is said with the name of its file, of which a run has many.
+
+    Errors: AskedWrongly (BadHistory with its file), CannotRun.
+    """
+    from ..history import History
+
+    try:
+        with path.open("rb") as file:
+            yield History(file)
+    except BadHistory as error:
+        raise AskedWrongly(f"{path}: {error.message}") from error
+    except OSError as error:
+        raise CannotRun(f"cannot read {path}: {error.strerror}; give a history that can be read") from error

@@ -48,8 +48,7 @@ def explain(
     With --chart nothing is judged: the history is drawn as it happened, its middle left out where it is long.
     """
     from ..checker import narrate
-    from ..history import History
-    from .check import histories, place
+    from .check import histories, place, reading
 
     if chart and finding is not None:
         raise AskedWrongly("--chart draws the whole history and --finding tells one of its findings; leave one out")
@@ -65,8 +64,7 @@ def explain(
     stories = []
     for number in told:
         path, one = found[number - 1]
-        with path.open("rb") as file:
-            history = History(file)
+        with reading(path) as history:
             stories.append((number, narrate.gather(one, history, _again(path, history.header))))
     if as_json:
         out.data([narrate.as_data(story, number) for number, story in stories])
@@ -82,16 +80,14 @@ def explain(
 def _charts(run: str, rows: int | None, witnesses: bool, as_json: bool) -> int:
     """The chart of each history of a run. Errors: AskedWrongly, BadHistory."""
     from ..asked import whole
-    from ..history import History
     from ..report import chart
-    from .check import histories, place
+    from .check import histories, place, reading
 
     most = whole(chart.MOST_ROWS if rows is None else rows, "--rows", least=chart.LEAST_ROWS, most=MOST_ROWS)
     drawn = []
     width = out.console().width
     for path in histories(place(run)):
-        with path.open("rb") as file:
-            history = History(file)
+        with reading(path) as history:
             header = history.header
             several = len(header.devices) > 1
             lines = (op._asdict() for op in history)
@@ -115,10 +111,10 @@ def _charts(run: str, rows: int | None, witnesses: bool, as_json: bool) -> int:
 
 def _findings(path: Path) -> tuple[Finding, ...]:
     from ..checker import check
-    from ..history import History
+    from .check import reading
 
-    with path.open("rb") as file:
-        return check(History(file)).findings
+    with reading(path) as history:
+        return check(history).findings
 
 
 def _chosen(findings: Sequence[Finding]) -> list[int]:

@@ -89,7 +89,8 @@ def fuzz(
 ) -> int:
     """Compare a QEMU's device with the reference model, operation by operation, and shorten what differs.
 
-    Exit: 0 nothing differs; 1 something does, or QEMU died; 2 wrong usage; 3 the environment cannot.
+    Exit: 0 nothing differs; 1 something does, or QEMU died of what is not known to kill it; 2 wrong usage; 3 the
+    environment cannot.
     """
     operations = None if replay is None else _read(replay)
     asked = Asked(

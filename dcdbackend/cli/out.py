@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from ..units import format_address, format_size
 
 WIDTH = 100
 MOST_SHOWN = 16
+_ANY_WIDTH = 10_000
 
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON, and nothing else.")]
 
@@ -26,6 +29,15 @@ def console(width: int = WIDTH) -> Console:
     """Where a verb's tables and pictures go: a terminal's own width, `width` columns where there is none."""
     shown = Console(highlight=False)
     return shown if shown.is_terminal else Console(highlight=False, width=width)
+
+
+def table(shown: Table, here: Console | None = None) -> None:
+    """A table with nothing of it cut: where a terminal is narrower, its lines go on below."""
+    here = console() if here is None else here
+    needed = Console(width=_ANY_WIDTH).measure(shown).maximum
+    if needed > here.width:
+        here = Console(highlight=False, width=needed)
+    here.print(shown)
 
 
 def line(text: str) -> None:
@@ -41,6 +53,12 @@ def data(value: Any) -> None:
 def note(text: str) -> None:
     """What is to be known beside the data."""
     typer.echo(text, err=True)
+
+
+def fresh(said: str) -> None:
+    """Begin a new line on a terminal, where the output before ended within one; a file or a pipe gets nothing."""
+    if said and not said.endswith("\n") and sys.stdout.isatty() and sys.stderr.isatty():
+        typer.echo(err=True)
 
 
 def following(*argv: str) -> None:

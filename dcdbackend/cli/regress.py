@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 
 from .. import asked, image, machine
+from ..agent.policy import choose_break
 from ..bench import Via
 from ..boot import MAX_SEED, REQUIRE_QEMU, Setup, prepare
 from ..emulated import EmulatedSetup
@@ -28,6 +29,7 @@ from ..errors import AskedWrongly, CannotRun
 from ..guest import Poll
 from ..model.generation import GENERATIONS
 from ..report import table
+from ..report.junit import writable
 from ..rundir import new_run_dir
 from ..scenario import SCENARIOS, Scenario, choose, ordered
 from ..scenario.load import named
@@ -128,6 +130,8 @@ def regress(
         for one in SCENARIOS.values():
             print(f"{one.name:24} {one.summary}")  # noqa: T201 (this verb's output)
         return 0
+    choose_break(breaks)  # what cannot be is told before anything is booted
+    writable(junit)
     seed = secrets.randbits(32) if seed is None else seed
     jobs = min(2, os.cpu_count() or 1) if jobs is None else min(jobs, MAX_JOBS)
     err = Console(stderr=True, highlight=False)

@@ -79,10 +79,19 @@ def _title(rule: str) -> str:
 
 
 def _as_data(clause: Clause) -> dict[str, Any]:
-    from ..rules import NOT_JUDGED
+    from ..linux_rules import BY_OTHERS
 
-    told = {**clause._asdict(), "title": _title(clause.rule), "observable": bool(clause.witnesses)}
-    return {**told, "not_judged": NOT_JUDGED.get(clause.id)}
+    seen = bool(clause.witnesses) or clause.subject == "witness"
+    told = {**clause._asdict(), "title": _title(clause.rule), "observable": seen}
+    return {**told, "not_judged": _not_judged(clause), "shown_by": BY_OTHERS.get(clause.id)}
+
+
+def _not_judged(clause: Clause) -> str | None:
+    """Why no verdict ever counts it; None for one that is judged."""
+    from .. import linux_rules
+    from .. import rules as device_rules
+
+    return device_rules.NOT_JUDGED.get(clause.id) or linux_rules.NOT_JUDGED.get(clause.id)
 
 
 def _departures(name: str | None, generation: str | None, clauses: set[str]) -> list[dict[str, Any]]:
@@ -129,11 +138,15 @@ def _clause_table(clauses: list[Clause]) -> Table:
 
 
 def _seen_by(clause: Clause) -> str:
-    """The witnesses; of what is never judged, why."""
-    from ..rules import NOT_JUDGED
+    """The witnesses; of what is never judged, why; of what shows under another name, where."""
+    from ..linux_rules import BY_OTHERS
 
-    seen = " ".join(clause.witnesses) or "none: not observable"
-    return f"{seen}; not judged: {NOT_JUDGED[clause.id]}" if clause.id in NOT_JUDGED else seen
+    nobody = "whatever the guest judges, too" if clause.subject == "witness" else "none: not observable"
+    seen = " ".join(clause.witnesses) or nobody
+    if clause.id in BY_OTHERS:
+        return f"{seen}; broken, it shows elsewhere: {BY_OTHERS[clause.id]}"
+    why = _not_judged(clause)
+    return seen if why is None else f"{seen}; not judged: {why}"
 
 
 def _departure_table(departures: list[dict[str, Any]]) -> Table:

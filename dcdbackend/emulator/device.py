@@ -116,7 +116,10 @@ class EmulatedDevice:
         """An `add` or `release` by a manager: None when it was taken, else why not, in QEMU's words. Errors: Died."""
         self._live(f, sent)
         if sent["via"] == "qmp" and not sent["extents"] and 0 <= sent["region"] < len(self.config.regions):
-            return None if sent["policy"] == "prescriptive" else self._refusal(f, sent, "")
+            if sent["policy"] == "prescriptive":
+                return None
+            if self.departures:
+                return self._refusal(f, sent, "")
         state = self.model.state
         after, kind, received = model.reply(self.model, f, sent)
         if kind != "ok":

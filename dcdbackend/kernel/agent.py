@@ -20,6 +20,7 @@ MAKE_TIMEOUT_S = 20.0
 WAIT_S = 0.02
 MOST_LINES = 100_000
 MOST_PARTS = 256
+MOST_TEXT = 400
 _NAME = re.compile(r"[a-z_]+[0-9]+(\.[0-9]+)?", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 _ERRNO = re.compile(r"E[A-Z0-9]{1,20}", re.ASCII)
@@ -30,6 +31,7 @@ class AgentKernel:
 
     name = "kernel"
     simulated = False
+    sends_raw = True
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -42,6 +44,7 @@ class AgentKernel:
 
     def learn(self, survey: Value) -> Value:
         """Which memdev and which PCI place is which device, from a survey. Errors: AnsweredWrongly."""
+        self.sends_raw = survey.get("sends_raw", self.sends_raw) is True
         names = {serial: name for name, serial in self._serials.items()}
         for memdev in _list(survey, "memdevs"):
             name = names.get(_number(memdev, "serial"))
@@ -74,7 +77,8 @@ class AgentKernel:
         sight = said.get("sight")
         if not isinstance(sight, dict):
             raise AnsweredWrongly(f"the agent's sight of {region} is {str(sight)[:80]!r}")
-        return {**_sight(region, sight), "odd": [str(one) for one in said.get("odd", ())]}
+        found = {**_sight(region, sight), "odd": [str(one) for one in said.get("odd", ())]}
+        return {**found, "tools": [_tool(one) for one in _list(said, "tools")]} if "tools" in said else found
 
     async def claim(self, dax: str, text: str) -> Value:
         digits = text.replace("-", "")
@@ -283,6 +287,32 @@ def _mapping(piece: object) -> list[int]:
     if isinstance(values, list | tuple) and len(values) == 3 and all(type(one) is int and one >= 0 for one in values):
         return list(values)
     raise AnsweredWrongly(f"the agent's mapping is {str(piece)[:80]!r}; due are start, end and page offset")
+
+
+def _tool(one: Mapping[str, Any]) -> Value:
+    """What a tool and sysfs showed, as the history has it. Errors: AnsweredWrongly."""
+    found: Value = {"tool": str(one.get("tool"))[:MOST_TEXT]}
+    if one.get("failed") is not None:
+        return {**found, "failed": str(one["failed"])[:MOST_TEXT]}
+    for side in ("shows", "sysfs"):
+        said = one.get(side)
+        if not isinstance(said, dict):
+            raise AnsweredWrongly(f"the agent's {side!r} of {found['tool']!r} is {str(said)[:80]!r}; due is an object")
+        found[side] = {name: None if facts is None else _facts(facts) for name, facts in said.items()}
+    return found
+
+
+def _facts(facts: object) -> Value:
+    """Numbers, names, mappings. Errors: AnsweredWrongly."""
+    if not isinstance(facts, dict):
+        raise AnsweredWrongly(f"the agent's facts are {str(facts)[:80]!r}; due is an object")
+    found: Value = {}
+    for name, fact in facts.items():
+        if isinstance(fact, list):
+            found[name] = [_mapping(piece) for piece in fact]
+        else:
+            found[name] = fact[:MOST_TEXT] if isinstance(fact, str) else None if fact is None else _number(facts, name)
+    return found
 
 
 def _extent_list(said: Mapping[str, Any]) -> Value:

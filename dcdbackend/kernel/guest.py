@@ -18,6 +18,8 @@ from .agent import AgentKernel
 from .session import KernelSession
 
 MOST_EVIDENCE = 6
+_NOT_SENT = frozenset(("-EPERM", "-ENOTTY", "-ENOENT", "-EACCES", "-EOPNOTSUPP"))
+"""What a kernel says that sends no raw commands (no CXL_MEM_RAW_COMMANDS, no /dev/cxl): the device never saw it."""
 
 
 class KernelHost:
@@ -68,15 +70,22 @@ def generation_of(survey: Value, asked: str | None = None) -> str:
 
 
 async def settled_survey(guest: Guest) -> None:
-    """Have the survey made again where only a region would tell the generation. Errors: as of the agent."""
+    """What only trying tells: the generation, where it takes a region to see it, and whether raw commands are sent.
+
+    The raw command is a 4801h that asks for no extent. Errors: as of the agent.
+    """
     told = survey_of(guest).get("generation")
-    if not isinstance(told, dict) or told.get("sure", True) or told.get("found") == "none":
+    if not isinstance(told, dict) or told.get("found") == "none":
         return
-    kernel = AgentKernel(guest)
-    made = await kernel.make_region(guest.shape.devices[0].name, guest.shape.devices[0].region_size_bytes)
-    if not made["error"]:
-        guest.ready["survey"] = await kernel.survey()
-        await kernel.destroy_region(made["region"])
+    kernel, device = AgentKernel(guest), guest.shape.devices[0]
+    kernel.learn(survey_of(guest))
+    if not told.get("sure", True):
+        made = await kernel.make_region(device.name, device.region_size_bytes)
+        if not made["error"]:
+            guest.ready["survey"] = await kernel.survey()
+            await kernel.destroy_region(made["region"])
+    said = await kernel.listed(device.name, 0, 0)
+    survey_of(guest)["sends_raw"] = said["error"] not in _NOT_SENT
 
 
 def kernel_header(guest: Guest, scenario: str, seed: int, *, asked: str | None = None) -> Header:

@@ -136,7 +136,7 @@ class KernelSession(Session):
         self._lost = {"trace": 0, "log": 0}
         self._last = next(iter(self.devices))
         self._together: dict[str, list[int]] | None = None
-        self._raw_list = not kernel.simulated
+        self._raw_list = kernel.sends_raw
         self.traced: list[Value] = []
         """Every record that the trace has shown since the beginning: the history's values, and `device`."""
         version = (self.writer.header.qemu or {}).get("version", "")
@@ -531,10 +531,12 @@ class KernelSession(Session):
                 self.writer.end(op, "info", {"reason": error.message})
                 self._raw_list = False
                 return
-            if said["error"] or said.get("rc"):
-                self._raw_list = not said["error"]
-                self.writer.end(op, "fail" if said.get("rc") else "info",
-                                {"rc": said["rc"]} if said.get("rc") else {"reason": said["error"]})  # fmt: skip
+            if said["error"]:
+                self._raw_list = False
+                self.writer.end(op, "info", {"reason": said["error"]})
+                return
+            if said.get("rc"):
+                self.writer.end(op, "fail", {"rc": said["rc"]})
                 return
             self.writer.end(op, "ok", {name: one for name, one in said.items() if name != "error"})
             start += len(said["extents"])

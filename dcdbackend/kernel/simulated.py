@@ -32,6 +32,7 @@ class SimulatedKernel:
     """See `bench.Kernel`. `machine`: one that is under test."""
 
     simulated = True
+    sends_raw = False
 
     def __init__(self, machine: Machine) -> None:
         self.name = machine.host_name

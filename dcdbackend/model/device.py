@@ -259,7 +259,7 @@ def _host_command(
             unsure += tuple([found.clause for found in findings if found.clause == "DEV-6.inside"])
             findings = tuple([found for found in findings if found.clause not in unsure])
             return Next(lost, held + ANSWERED, findings, (_UNKNOWN_CLAUSE[f], *unsure))
-        return Next(after(), held + (SERVED if f == "answer" else _given(state, ranges)), findings)
+        return Next(after(), held + _shown(state, f, ranges), findings)
     if decision.faults & IN_SHADOW and op.received["rc"] in decision.codes:
         text = "an answer that goes on after More was refused: the first one had settled the chain"
         findings = (*findings, departed("QEMU-answer-more", "DEV-6.more", text, op))
@@ -268,7 +268,7 @@ def _host_command(
         full = _full(state, op, len(ranges))
         if full is not None:
             return full._replace(judged=held + full.judged, findings=findings + full.findings)
-    wrong = wrongly_refused(state, op, decision)
+    wrong = wrongly_refused(state, op, decision, _shown(state, f, ranges)[-1])
     if wrong is not None:
         return wrong._replace(also=findings, judged=held)
     same = unchanged(state, f, ranges)
@@ -311,8 +311,12 @@ def _breaches(
     return kept, tuple(findings)
 
 
-def _given(state: State, ranges: Ranges) -> tuple[str, ...]:
-    """What a release that succeeded showed: part and span, where it was one."""
+def _shown(state: State, f: str, ranges: Ranges) -> tuple[str, ...]:
+    """What a command shows that is served, the last one what its refusal breaks: an answer that goes on after More, a
+    release of a part or over several extents, where it is one.
+    """
+    if f == "answer":
+        return (*SERVED, "DEV-6.more") if state.chains and state.chains[0].taken else SERVED
     part = span = False
     for start, length in ranges:
         extent = state.accepted.find(start)

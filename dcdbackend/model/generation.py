@@ -234,9 +234,10 @@ def _switched(generation: str, names: Iterable[str]) -> frozenset[str]:
             raise AskedWrongly(f"what-if {name!r} is not known; there are {', '.join(WHAT_IFS)}")
         if generation not in switch.generations:
             why = dict(switch.others).get(generation, "its rules leave no room for it")
+            there = [row for row in switch.generations if row != _DRAFT.name]  # which no simulated host is
             raise AskedWrongly(
                 f"generation {generation} cannot have what-if {name!r}: {why}; "
-                f"take one of {', '.join(switch.generations)}, or leave the switch out"
+                f"take {'one of ' if len(there) > 1 else ''}{', '.join(there)}, or leave the switch out"
             )
     for name in on:
         for other, why in WHAT_IFS[name].clashes:

@@ -287,8 +287,17 @@ def _mismatch(state: State, op: Completed, at: int, records: Sequence[dict[str, 
     for name, clause, what in _FIELDS:
         if found[name] != getattr(expected, name):
             text = f"record {at}: {what} is {found[name]}, not {getattr(expected, name)}"
+            if name == "dpa" and _elsewhere(found, expected):
+                clause = "DEV-13.prescriptive"
             return fail(clause, text, op, **evidence)
     return fail("DEV-4.extent", f"record {at} is not the one that must be there", op, **evidence)
+
+
+def _elsewhere(found: dict[str, Any], expected: Record) -> bool:
+    """Whether a new offer lies beside the place that the manager named: not a field is wrong, another extent came."""
+    if expected.type != ADD or expected.handle or expected.policy:
+        return False
+    return bool(found["dpa"] >= expected.dpa + expected.length or found["dpa"] + found["length"] <= expected.dpa)
 
 
 def _cleared_all(state: State, op: Completed, records: Sequence[dict[str, Any]], findings: list[Violation]) -> State:

@@ -96,15 +96,24 @@ def block(state: State, op: Completed) -> Next | Violation:
         if shadow is not None and seen == FREE and _in(shadow.extents, dpa) and not _in(shadow.taken, dpa):
             text = f"0x{dpa:x} went back to free while the answer's More flag was set"
             return Next(state, (), (departed("QEMU-answer-more", "DEV-6.more", text, op),))
-        return Next(state, told(state, dpa, stands))
+        held = told(state, dpa, stands)
+        return Next(state, (*held, "DEV-6.more") if _left_open(state, dpa) else held)
+    if seen == FREE and _left_open(state, dpa):
+        return _not_so(state, op, dpa, stands, "DEV-6.more")
     if seen == IS_ACCEPTED and stands == IS_PENDING and half_answered(state, dpa):
         return Next(state, (), (), ("DEV-6.more",))
     return _not_so(state, op, dpa, stands)
 
 
-def _not_so(state: State, op: Completed, dpa: int, stands: str) -> Violation:
+def _left_open(state: State, dpa: int) -> bool:
+    """Whether it is of a chain that an answer with More has not settled, and not taken by that."""
+    taken = state.chains[0].taken if state.chains else ()
+    return bool(taken) and _in(state.chains[0].extents, dpa) and not _in(taken, dpa)
+
+
+def _not_so(state: State, op: Completed, dpa: int, stands: str, clause: str = "") -> Violation:
     text = f"the block at 0x{dpa:x} is {op.received['state']}; it must be {stands}"
-    return fail(reason(state, dpa, stands), text, op, expected=stands, state=describe(state))
+    return fail(clause or reason(state, dpa, stands), text, op, expected=stands, state=describe(state))
 
 
 def _blocks(state: State, op: Completed, dpa: int, length: int) -> Next | Violation:

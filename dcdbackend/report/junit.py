@@ -7,6 +7,7 @@ read without the run directory.
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,6 +49,14 @@ def document(cases: Iterable[Case], *, suite: str, seed: int) -> ET.ElementTree[
         _case(found, case)
     ET.indent(root)
     return ET.ElementTree(root)
+
+
+def writable(path: Path | None) -> None:
+    """Told before a run, not after it, where its report cannot go. Errors: CannotRun."""
+    if path is None or (not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)):
+        return
+    why = "it is a directory" if path.is_dir() else "no file can be written there"
+    raise CannotRun(f"cannot write {path}: {why}; give --junit another file")
 
 
 def write(path: Path, cases: Iterable[Case], *, suite: str, seed: int) -> None:

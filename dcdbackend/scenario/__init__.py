@@ -163,6 +163,7 @@ from . import (  # noqa: E402, F401  (they register themselves)
     five_actors,
     illegal,
     kernel,
+    kernel_data,
     kernel_peers,
     kernel_quirk,
     kernel_uses,

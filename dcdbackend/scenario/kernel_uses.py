@@ -1,8 +1,7 @@
-"""On a kernel under test: chains, limits, releases in every kind of use, several devices, races, and the bytes.
+"""On a kernel under test: chains, limits, releases in every kind of use, several devices, races.
 
 A race is a bounded loop in which two things are asked at the same time; any order that the rules permit will do, and
-which one it was the witnesses say. The data oracle writes into the device's memory from the host side, at a DPA, and
-reads through /dev/dax at the place that tag, order and mapping give; and the other way round.
+which one it was the witnesses say.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from contextlib import suppress
 
 from ..bench import Span
 from ..errors import Refused, Unserved
-from ..kernel.session import MAX_PEEK, KernelSession, Made, places
+from ..kernel.session import MAX_PEEK, KernelSession
 from ..units import MIB
 from .kernel import T1, T2, TAGS, offered, on_kernel, released, taken, used
 
@@ -194,7 +193,7 @@ async def two_kernel_devices(bench: KernelSession) -> None:
     assert await bench.block(128 * MIB, device="mem1") == "accepted", "a release went to another device"
 
 
-@on_kernel(shape={"devices": 2}, needs={TAGS}, expect={"host B6.live": "unknown"})
+@on_kernel(shape={"devices": 2}, needs={TAGS})
 async def tag_on_two_devices(bench: KernelSession) -> None:
     """A tag that is live on one device comes on another of the same host: it is dropped there (B6)."""
     if bench.generation.tags == "region":
@@ -263,82 +262,3 @@ async def race_unbind_add(bench: KernelSession) -> None:
             await asyncio.gather(bench.add(["0+64M"]), bench.destroy(made))
         for offset in (0, 256 * MIB):
             assert await bench.block(offset) == "free", "the region is gone, and the host holds capacity"
-
-
-# ---- data ------------------------------------------------------------------------------------------------------------
-
-
-async def carried(bench: KernelSession, dax: str, extents: list[tuple[int, int]]) -> None:
-    """Bytes at both ends of each extent, from the memory to the DAX device and back, and none beside it."""
-    pages = [
-        (at + inside, bench.dpa(0, start + inside))
-        for at, start, length in places(extents)
-        for inside in (0, length // 2, length - MAX_PEEK)
-    ]
-    guards = {
-        bench.dpa(0, place): bench.random.randbytes(MAX_PEEK)
-        for start, length in extents
-        for place in (start - MAX_PEEK, start + length)
-        if place >= 0
-    }
-    for dpa, data in guards.items():
-        await bench.write(dpa, data)
-    for offset, dpa in pages:
-        data = bench.random.randbytes(MAX_PEEK)
-        await bench.write(dpa, data)
-        assert await bench.peek(dax, offset, dpa) == data, f"{dax} reads something else at 0x{offset:x}"
-        back = bench.random.randbytes(MAX_PEEK)
-        await bench.poke(dax, offset, dpa, back)
-        assert await bench.read(dpa, MAX_PEEK) == back, f"what {dax} stored at 0x{offset:x} is not at DPA 0x{dpa:x}"
-    for dpa, data in guards.items():
-        assert await bench.read(dpa, MAX_PEEK) == data, f"DPA 0x{dpa:x} is outside, and was touched"
-
-
-@on_kernel()
-async def data_through_dax(bench: KernelSession) -> None:
-    """One extent, not at the region's start: every byte is where its mapping puts it, none outside is touched."""
-    made = await bench.region()
-    await taken(bench, "192M+64M")
-    dax = await used(bench, made, 64 * MIB)
-    await carried(bench, dax, [(192 * MIB, 64 * MIB)])
-    await bench.drop(dax)
-
-
-@on_kernel()
-async def data_in_order(bench: KernelSession) -> None:
-    """Three extents of one device, not in order of address: each byte is where the allocation's order puts it."""
-    if bench.by_uuid and not bench.has_tags:
-        raise Unserved("several extents of one device need a tag here, and nobody offers tags: --topology switch")
-    made = await bench.region()
-    extents = [(512 * MIB, 128 * MIB), (0, 64 * MIB), (256 * MIB, 32 * MIB)]
-    if bench.by_uuid:
-        await taken(bench, *[Span(start, length) for start, length in extents], tag=T1)
-    else:
-        for start, length in extents:
-            await taken(bench, Span(start, length))
-    dax = await used(bench, made, 224 * MIB, tag=T1)
-    await carried(bench, dax, extents)
-    await bench.drop(dax)
-
-
-@on_kernel()
-async def data_returned(bench: KernelSession) -> None:
-    """Capacity leaves and comes again, sanitized in between if the device can: what was there before is judged."""
-    made = await bench.region()
-    for sanitize in (False, True):
-        await taken(bench, "64M+64M")
-        dax = await used(bench, made, 64 * MIB)
-        await bench.peek(dax, 0, bench.dpa(0, 64 * MIB))
-        await bench.poke(dax, 0, bench.dpa(0, 64 * MIB), bench.random.randbytes(MAX_PEEK))
-        await bench.drop(dax)
-        request = await bench.release(["64M+64M"], sanitize=sanitize)
-        assert (await request.response()).outcome == "released"
-    await again(bench, made)
-
-
-async def again(bench: KernelSession, made: Made) -> None:
-    """Offer it once more, and look."""
-    await taken(bench, "64M+64M")
-    dax = await used(bench, made, 64 * MIB)
-    await bench.peek(dax, 0, bench.dpa(0, 64 * MIB))
-    await bench.drop(dax)

@@ -2,7 +2,8 @@
 
 One guest serves all scenarios of a topology; between two of them everything is released and a witness confirms it, and
 only where that fails (or the guest died) a fresh guest is booted. Every scenario has a directory and a history of its
-own, written as it happens, and its verdict comes from that history alone.
+own, written as it happens, and its verdict comes from that history alone. A guest that dies while it boots costs the
+scenario that it was for, where one booted before: the first that does not boot stops everything.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ from .printed import into
 SETTLE_TIMEOUT_S = 20.0
 MAX_DIRECTORIES = 10_000
 LAST_WORDS_BYTES = 16_384
+MAX_LOST_BOOTS = 3
+"""After so many guests in a row that died while they booted, no more is tried."""
+MAX_SAID = 160
+"""So much of why a guest did not boot is told; its console has the rest."""
 SIMULATED = "simulated"
 """What a scenario needs that is written for a simulated kernel: what it expects of it counts."""
 VERDICT = "verdict.json"
@@ -48,7 +53,8 @@ _WEIGHT: Mapping[Outcome, int] = {"skipped": 0, "pass": 1, "unknown": 2, "fail":
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """How one scenario ended. `reason` says why it is not a pass; `verdict` is None only where it was skipped.
+    """How one scenario ended. `reason` says why it is not a pass; `verdict` is None where it was skipped, or no guest
+    booted for it.
 
     `misused`: the script itself asked for what cannot be asked (AskedWrongly); the device was never at fault.
     """
@@ -199,6 +205,7 @@ class Runner:
         self.run_dir = run_dir / _place(setup.kind, "")
         self.seed = seed
         self.boots = 0
+        self._booted, self._lost_boots = False, 0
         self._breaks = breaks
         self._on_boot = on_boot
         self._check = checker
@@ -224,7 +231,8 @@ class Runner:
     async def run(self, scenario: Scenario, *, seed: int | None = None) -> Result:
         """One scenario, whole; `seed` in place of the runner's own.
 
-        Errors: what stops a guest from booting; all else is in the Result.
+        Errors: what stops a guest from booting, be it by the environment or the first of all; all else is in the
+        Result.
         """
         missing = sorted(scenario.needs - self.setup.offers)
         on_kernel = KERNEL in scenario.needs
@@ -232,17 +240,18 @@ class Runner:
         if isinstance(self.setup, Setup) and self.setup.host == KERNEL and not on_kernel:
             unfit = "written for host U; the kernel under test has the device to itself"
         if unfit:
-            return Result(
-                scenario=scenario,
-                outcome="skipped",
-                reason=unfit,
-                verdict=None,
-                seconds=0.0,
-                directory=None,
-                topology=self.setup.kind,
-                emulated=isinstance(self.setup, EmulatedSetup),
-            )
-        guest = await self._fit(self.setup.topology(scenario.shape), on_kernel)
+            return self._not_run(scenario, "skipped", unfit)
+        start = time.monotonic()
+        try:
+            guest = await self._fit(self.setup.topology(scenario.shape), on_kernel)
+        except OutcomeUnknown as error:
+            if not self._booted:
+                raise
+            self._lost_boots += 1
+            said = error.message if len(error.message) <= MAX_SAID else f"{error.message[:MAX_SAID]}..."
+            return self._not_run(scenario, "unknown", f"no guest: {said}", time.monotonic() - start)
+        if guest is None:
+            return self._not_run(scenario, "unknown", f"no guest: the last {MAX_LOST_BOOTS} died while they booted")
         start = time.monotonic()
         directory = new_directory(self.run_dir, scenario.name)
         header = guest.header(scenario.name, self.seed if seed is None else seed)
@@ -275,6 +284,19 @@ class Runner:
         )
         (directory / VERDICT).write_text(json.dumps(as_data(result), indent=1) + "\n")
         return result
+
+    def _not_run(self, scenario: Scenario, outcome: Outcome, reason: str, seconds: float = 0.0) -> Result:
+        """The result of a scenario that was not begun."""
+        return Result(
+            scenario=scenario,
+            outcome=outcome,
+            reason=reason,
+            verdict=None,
+            seconds=seconds,
+            directory=None,
+            topology=self.setup.kind,
+            emulated=isinstance(self.setup, EmulatedSetup),
+        )
 
     async def _body(self, scenario: Scenario, session: Session) -> tuple[str, Outcome]:
         """Run and settle; what the script itself had to say (the checker speaks later)."""
@@ -344,11 +366,13 @@ class Runner:
         await self._shut()
         return death
 
-    async def _fit(self, shape: Topology, on_kernel: bool = False) -> BootedGuest | EmulatedGuest:
-        """The guest that is there if it is of this shape, else a fresh one."""
+    async def _fit(self, shape: Topology, on_kernel: bool = False) -> BootedGuest | EmulatedGuest | None:
+        """The guest that is there if it is of this shape, else a fresh one; None when too many in a row have died."""
         if self._guest is not None and self._guest.shape == shape:
             return self._guest
         await self._shut()
+        if self._lost_boots == MAX_LOST_BOOTS:
+            return None
         directory = new_directory(self.run_dir, "guest")
         number = directory.suffix.removeprefix(".") or "1"  # of those of this run, also side by side
         self._on_boot(f"{self.setup.begins} {number} ({self.setup.label})")
@@ -358,6 +382,7 @@ class Runner:
         guest = setup.guest(shape, directory)
         self.boots += 1
         await self._stack.enter_async_context(guest)
+        self._booted, self._lost_boots = True, 0
         self._guest = guest
         return guest
 

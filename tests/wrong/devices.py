@@ -128,6 +128,13 @@ def _closes_on_more(device: Device, sent: Value, right: Said) -> Said:
     return right[0]._replace(state=apply_answer(device.state, 0, sent["ranges"])), "ok", right[2]
 
 
+def _refuses_the_rest(device: Device, f: str, sent: Value) -> Said:
+    """An answer that goes on after More gets 0Fh."""
+    if f == "answer" and any(chain.taken for chain in device.state.chains):
+        return device, "fail", {"rc": 0x0F}
+    return reply(device, f, sent)
+
+
 def _frees_whole(device: Device, sent: Value, right: Said) -> Said:
     if right[1] != "ok":
         return right
@@ -421,7 +428,10 @@ DEVICES: tuple[Wrong, ...] = (
     Wrong("DEV-4.more", "add 0+2M,2M+2M; events", last_record(more=True)),
     Wrong("DEV-4.more", "add 0+2M,2M+2M; events", each_record(more=False)),
     Wrong("DEV-4.extent", "add 0+2M; events", each_record(length=4 << 20)),
-    Wrong("DEV-4.extent", "add 0+2M; events", each_record(dpa=2 << 20)),
+    Wrong("DEV-4.extent", "add 4M+8M; events", each_record(dpa=6 << 20)),
+    Wrong("DEV-4.extent", f"{_ONE}; release? 0+2M; events", of_type(1, lambda one: [{**one, "dpa": 2 << 20}])),
+    Wrong("DEV-13.prescriptive", "add 0+2M; events", each_record(dpa=2 << 20)),
+    Wrong("DEV-13.prescriptive", "add 64M+8M; events", asks("add", extents=[{"offset": 0, "length": 8 << 20}])),
     Wrong("DEV-4.tag", f"add 0+2M tag={TAG}; events", each_record(tag="00" * 16)),
     Wrong("DEV-4.sequence", f"add 0+2M,2M+2M via=fm shared=1 tag={TAG}; events", each_record(sequence=0)),
     Wrong("DEV-4.region", "add 0+2M @1; events", each_record(region=1)),
@@ -435,7 +445,8 @@ DEVICES: tuple[Wrong, ...] = (
     Wrong("DEV-6.left", "add 0+4M; events; accept 0+2M; block 2M", alter("answer", _takes_all)),
     Wrong("DEV-6.left", "add 0+4M; events; accept 0+2M; list", alter("answer", _takes_all)),
     Wrong("DEV-6.left", "add 0+4M; events; refuse; block 0", alter("answer", _stays_pending)),
-    Wrong("DEV-5.pending", "add 0+4M; events; accept+ 0+2M; block 2M", alter("answer", _closes_on_more)),
+    Wrong("DEV-6.more", "add 0+4M; events; accept+ 0+2M; block 2M", alter("answer", _closes_on_more)),
+    Wrong("DEV-6.more", "add 0+4M; events; accept+ 0+2M; accept 2M+2M", _refuses_the_rest),
     Wrong("DEV-7.freed", f"{_ONE}; release 0+2M; block 0", alter("give_back", _stays_pending)),
     Wrong("DEV-7.freed", f"{_ONE}; release 0+2M; list", alter("give_back", _stays_pending)),
     Wrong("DEV-7.rest", "add 0+8M; events; accept; release 2M+2M; block 4M", alter("give_back", _frees_whole)),
@@ -469,7 +480,9 @@ DEVICES: tuple[Wrong, ...] = (
     Wrong("DEV-8.served", "add 0+2M; events; accept", refuses("answer", 0x0F)),
     Wrong("DEV-8.served", "add 0+2M", refuses("add", 0)),
     Wrong("DEV-8.served", f"{_ONE}; release? 0+2M", refuses("release", 0)),
-    Wrong("DEV-8.served", "add 0+4M; events; accept; release 0+2M", refuses("give_back", 0x0F)),
+    Wrong("DEV-8.served", "add 0+4M; events; accept; release", refuses("give_back", 0x0F)),
+    Wrong("DEV-7.part", "add 0+4M; events; accept; release 0+2M", refuses("give_back", 0x0F)),
+    Wrong("DEV-7.span", f"{_TWO}; release 0+4M", refuses("give_back", 0x0F)),
     Wrong("DEV-8.served", "add 0+2M; events; clear", refuses("clear", 0x0E)),
     Wrong("DEV-8.served", "add 0+2M; events", refuses("events", 0x02)),
     Wrong("DEV-8.served", f"{_ONE}; list 1", refuses("extents", 0x02)),

@@ -99,18 +99,22 @@ class Follower:
         events: list[Value],
         lines: list[Value],
         lost: tuple[int, int] = (0, 0),
+        tools: Mapping[str, list[Value]] | None = None,
     ) -> list[Told]:
         """What came since the last look: regions with their places and sights, trace events and log lines, complete.
 
-        `lost`: events and lines that were lost. What was done to DAX devices may have come before or after the
-        records; the order that fits is taken. What is to be told is given back, and added to `told`.
+        `lost`: events and lines that were lost. `tools`: by region, what tools showed of it (see `tool`). What was done
+        to DAX devices may have come before or after the records; the order that fits is taken. What is to be told is
+        given back, and added to `told`.
         """
         made, gone, writes = self._changes(places, sights)
         seen: list[Seen] = [
             ("trace", {}, {"events": [_traced(one) for one in events], "lost": lost[0]}),
             ("log", {}, {"lines": lines, "lost": lost[1]}),
         ]
-        looks: list[Seen] = [("sysfs", {"region": name}, dict(sights[name])) for name in places]
+        looks: list[Seen] = [
+            ("sysfs", {"region": name}, {**sights[name], "tools": (tools or {}).get(name, [])}) for name in places
+        ]
         done: list[Seen] = [(f, sent, {}) for f, sent in writes]
         came = seen if events or lines or any(lost) else []
         # a region that is unbound gives its extents back (the log tells), and can be destroyed then

@@ -21,6 +21,7 @@ from .modules import Modules
 from .region import Writing
 from .sight import devices_of, look
 from .survey import TRACING, survey
+from .tool import Tools
 from .trace import Trace
 
 Value = dict[str, Any]
@@ -41,6 +42,7 @@ class KernelHost:
         self.trace = Trace(self.files)
         self.log = Log(self.files)
         self.mappings = Mappings(self.files)
+        self.tools = Tools(self.files)
         self._modules = Modules(self.files)
         self._long: tuple[int, bytes] = (0, b"")
         self._plain: dict[str, Callable[[Value], Value]] = {
@@ -121,10 +123,12 @@ class KernelHost:
         return raw.command(self.files, request)
 
     def _sight(self, request: Value) -> Value:
-        """{"region"}: {"sight", "region_devices", "odd"}."""
+        """{"region"}: {"sight", "region_devices", "odd"}; "tools" where any is installed (see `tool`)."""
         name = one_name(request.get("region"), "region")
         sight, odd = look(self.files, name)
-        return {"sight": sight, "region_devices": devices_of(self.files, name), "odd": odd}
+        found = {"sight": sight, "region_devices": devices_of(self.files, name), "odd": odd}
+        tools = self.tools.look(name)
+        return {**found, "tools": tools} if tools else found
 
     def _quiet(self, request: Value) -> Value:
         """{"timeout_s"}: wait until two looks brought nothing new in trace and log: {"quiet", "waited_s"}."""

@@ -115,6 +115,13 @@ def device(reading: _Reading, name: str) -> Value:
     return found | {"driver": driver, "has_driver": driver is not None}
 
 
+def mappings_of(files: Files, name: str) -> list[list[int]] | None:
+    """[start, end, page_offset] of each mapping of a DAX device; None where one cannot be read."""
+    reading = _Reading(files)
+    found = [_mapping(reading, f"{DAX}/{name}/{one}") for one in _mappings(files, f"{DAX}/{name}")]
+    return None if None in found else [one for one in found if one is not None]
+
+
 def _mappings(files: Files, place: str) -> list[str]:
     return [name for name in named(files, place, "mapping") if "." not in name][:MOST_MAPPINGS]
 

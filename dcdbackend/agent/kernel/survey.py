@@ -19,6 +19,7 @@ DAX = "/sys/bus/dax/devices"
 DAX_DRIVERS = "/sys/bus/dax/drivers"
 TRACING = "/sys/kernel/tracing"
 EVENT = "events/cxl/cxl_dynamic_capacity"
+TOOLS = ("cxl", "daxctl")
 CONTROLS = ("/proc/dynamic_debug/control", "/sys/kernel/debug/dynamic_debug/control")
 
 V11, V10, A_OR_RFC, EARLY, NONE = "v11", "v10", "A/B-rfc", "early", "none"
@@ -39,7 +40,7 @@ def survey(files: Files) -> Value:
         "dax_drivers": files.names(DAX_DRIVERS),
         "trace": files.exists(f"{TRACING}/{EVENT}"),
         "dynamic_debug": any(files.exists(path) for path in CONTROLS),
-        "tools": {name: _tool(files, name) for name in ("cxl", "daxctl")},
+        "tools": {name: tool(files, name) for name in TOOLS},
         "missing": _missing(files, generation["found"], memdevs, roots),
         "kernel": os.uname().release if not files.root else files.glance("/proc/sys/kernel/osrelease"),
     }
@@ -278,7 +279,7 @@ def _missing(files: Files, generation: str, memdevs: list[Value], roots: list[Va
     return [{"what": what, "cost": cost} for what, cost in found]
 
 
-def _tool(files: Files, name: str) -> str | None:
+def tool(files: Files, name: str) -> str | None:
     """Where a program is, by the usual places."""
     for directory in ("/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"):
         if files.exists(f"{directory}/{name}"):

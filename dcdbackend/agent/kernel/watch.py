@@ -2,9 +2,10 @@
 
     watch [--generation auto|v11|v10|A|B-rfc|draft] [--root DIR] [--once | --for SECONDS]
 
-It reads the trace, the log and sysfs of the kernel that it runs on, holds what it sees against the model there and
-then, and prints each finding when it is found, and a verdict at the end (after --for, or when it is interrupted). It
-changes nothing but what it needs to see: dynamic debug of the CXL and DAX drivers on, a trace instance of its own.
+It reads the trace, the log and sysfs of the kernel that it runs on, asks `cxl list` and `daxctl list` where they are
+installed, holds what it sees against the model there and then, and prints each finding when it is found, and a verdict
+at the end (after --for, or when it is interrupted). It changes nothing but what it needs to see: dynamic debug of the
+CXL and DAX drivers on, a trace instance of its own.
 What is done to the machine meanwhile (regions, claims, binds) it reads off sysfs. --once looks at what is there now.
 
 Exit status: 0 nothing broken (known departures included); 1 a rule broken, or an alarm in the log; 2 wrong usage; 3
@@ -17,6 +18,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TextIO
 
 from ...alarms import alarm
@@ -30,6 +32,7 @@ from .modules import settled
 from .region import decoder_of
 from .sight import look
 from .survey import A_OR_RFC, CXL, EARLY, NONE, named, survey
+from .tool import Tools
 from .trace import Trace
 
 Value = dict[str, Any]
@@ -38,6 +41,7 @@ STEP_S = 0.02
 QUIET_LOOKS = 2
 BUSY_S = 2.0
 """So long a kernel that never comes to rest is waited for; then it is judged as it is."""
+MOST_NOTES = 100
 MAX_FOR_S = 7 * 86400.0
 _ALL = 1 << 30
 _USAGE = "there is --generation auto|NAME, --root DIR, --once, --for SECONDS"
@@ -104,7 +108,9 @@ class Watcher:
         self.files = Files(options.root)
         self.log = Log(self.files)
         self.trace = Trace(self.files, "dcd-watch")
+        self.tools = Tools(self.files)
         self.alarms = 0
+        self._failed: set[str] = set()
         mount_tracefs(self.files)
         if not self.files.root and named(self.files, CXL, "mem"):
             settled(self.files)
@@ -164,7 +170,7 @@ class Watcher:
             events = [event for event in trace["events"] if event["memdev"] == name]
             if not (always or events or any(lost) or follower.differs(places, sights) or _is_about_us(lines)):
                 continue
-            for told in follower.saw(places, sights, events, lines, lost):
+            for told in follower.saw(places, sights, events, lines, lost, self._by_tools(places)):
                 self._tell(name, told)
 
     def close(self) -> None:
@@ -225,6 +231,16 @@ class Watcher:
             places[region] = place
             sight, _ = look(self.files, region)
             sights[region] = sight
+        return found
+
+    def _by_tools(self, regions: Iterable[str]) -> dict[str, list[Value]]:
+        """What the tools show of each region; one that fails is told once."""
+        found = {region: self.tools.look(region) for region in regions}
+        for one in (one for looks in found.values() for one in looks if "failed" in one):
+            text = f"note: {one['tool']} list: {one['failed']}"
+            if text not in self._failed and len(self._failed) < MOST_NOTES:
+                self._failed.add(text)
+                self._say(text)
         return found
 
     def _place(self, region: str) -> Value | None:
