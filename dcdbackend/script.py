@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import inspect
 import json
 import os
@@ -27,9 +28,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from . import asked, image
+from .agent.policy import choose_break
 from .boot import MAX_SEED, PARTS, Setup, prepare
 from .emulated import WARNING, EmulatedSetup
-from .errors import AskedWrongly, DcdError
+from .errors import AskedWrongly, CannotRun, DcdError
 from .rundir import new_run_dir, program
 from .scenario import SCENARIOS, Body, Scenario, is_loading
 from .scenario.runner import Result, Runner, as_data
@@ -72,6 +74,11 @@ def _guarded(body: Body, arguments: Sequence[str]) -> int:
     except DcdError as error:
         return _say(str(error), error.exit_code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if sys.stdout is not None:  # what is still to be flushed would fail again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            where = error.filename or "what it prints or keeps"
+            return _say(f"cannot write {where}: {error.strerror}; free some space", CannotRun.exit_code)
         handle, name = tempfile.mkstemp(prefix="dcd-fault-", suffix=".txt")
         with os.fdopen(handle, "w") as file:
             traceback.print_exception(error, file=file)
@@ -84,6 +91,7 @@ def _main(body: Body, arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     own = {name: getattr(chosen, name) for name in _parameters(body)}
     seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
+    choose_break(getattr(chosen, "break"))  # what cannot be is told before anything is booted
     setup, manifest = _setup(chosen, seed)
     directory = new_run_dir(scenario.name, chosen.run_dir)
     (directory / PARTS).write_text(json.dumps(manifest, indent=1) + "\n")

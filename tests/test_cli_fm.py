@@ -235,6 +235,7 @@ def test_bytes_as_they_are_and_what_came_back(guest: Guest, capsys: Capture) -> 
         (["add", "0+2M", "--raw", "00"], "--raw is the whole payload; leave extents out"),
         (["release", "--forced", "--raw", "00"], "--raw is the whole payload; leave --forced out"),
         (["add", "--raw", "0"], "--raw: '0' has an odd number of digits"),
+        (["add", "--raw", "zz"], "--raw: 'zz' is not hex; give hex digits"),
         (["set-region", "1", "x"], "block size 'x' is not understood"),
         (["set-region", "256", "2M"], "255"),
         (["extents", "--page", "0"], "--page"),
@@ -246,6 +247,13 @@ def test_bytes_as_they_are_and_what_came_back(guest: Guest, capsys: Capture) -> 
 def test_what_cannot_be_asked(words: list[str], said: str, guest: Guest, capsys: Capture) -> None:
     assert said in wrong(capsys, "fm", "vm0", *words)
     assert [verb for verb, _ in guest.asked if verb != "info"] == []
+
+
+@pytest.mark.parametrize("words", [["fm"], ["image"], []])
+def test_a_group_alone_shows_its_help_in_lines(words: list[str], capsys: Capture) -> None:
+    assert run(words) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("Usage: dcd") and told.err.count("\n") > 5
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ supervisor's own check of arguments. So nothing here says anything about QEMU or
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -263,12 +266,13 @@ def test_a_verb_ends_with_the_next_command_on_stderr(argv: tuple[str, ...], gues
     assert last.split()[2] in VERBS
 
 
-@pytest.mark.parametrize("argv", [argv for argv in EACH if argv[0] != "console"], ids=" ".join)
+@pytest.mark.parametrize("argv", EACH, ids=" ".join)
 def test_json_is_alone(argv: tuple[str, ...], guest: Guest, capsys: Capture) -> None:
     words = ["exec", "--json", *argv[1:]] if argv[0] == "exec" else [*argv, "--json"]
     code, stdout, stderr = typed(capsys, *words)
     assert (code, stderr) == (0, "")
-    found: Any = [json.loads(line) for line in stdout.splitlines()] if argv[0] == "events" else json.loads(stdout)
+    streams = argv[0] in ("events", "console")
+    found: Any = [json.loads(line) for line in stdout.splitlines()] if streams else json.loads(stdout)
     expected: dict[str, Any] = {
         "add": ADDED,
         "release": RELEASED,
@@ -279,6 +283,7 @@ def test_json_is_alone(argv: tuple[str, ...], guest: Guest, capsys: Capture) -> 
         "exec": ANSWERS["exec"],
         "reset": {"kernel": "6.12"},
         "events": LINES,
+        "console": ["booted"],
     }
     if argv == ("policy", "vm0"):
         assert found == [{"device": name, **FOLLOWED} for name in ("mem0", "mem1")]
@@ -805,6 +810,53 @@ def test_the_console_that_a_killed_supervisor_left(dead: str, run_dir: Path, cap
     assert (code, stdout) == (0, "booted\nhalf a li")
     said = "old is dead: its supervisor was killed; this is its recorded console"
     assert stderr.splitlines() == [said, "next: dcd events old"]
+    assert typed(capsys, "console", dead, "--json") == (0, '"booted"\n"half a li"\n', "")
+
+
+# -- on a terminal, and where there is none ----------------------------------------------------------------------------
+
+
+def on_terminal(columns: int, *argv: str) -> list[str]:
+    """The lines on a terminal so wide, styles and trailing spaces off."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dcdbackend", *argv], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    said = b""
+    with process, contextlib.suppress(OSError):  # EIO: the last of its terminal is closed
+        while data := os.read(ours, 1 << 16):
+            said += data
+    os.close(ours)
+    assert process.returncode == 0, said
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def test_a_narrow_terminal_cuts_nothing_of_a_table(guest: Guest, dead: str, run_dir: Path) -> None:
+    lines = on_terminal(40, "list")
+    assert lines[1].startswith("old   dead: its supervisor was killed  11.1.3") and lines[1].endswith(str(run_dir))
+    assert lines[2].startswith("vm0   alive                            11.1.3  2 devices of 2G in 2 regions, direct")
+    assert lines[2].endswith(str(run_dir))
+    assert "0x10000000    128M       0  256M    pending" in on_terminal(40, "show", "vm0")
+
+
+def test_what_is_said_next_begins_a_line_of_its_own(guest: Guest) -> None:
+    guest.answers["exec"] = {**ANSWERS["exec"], "stdout": "no end", "stderr": ""}
+    assert on_terminal(80, "exec", "vm0", "x") == ["no end", "next: dcd events vm0"]
+    guest.answers["console"] = ["boot\n", "half a li"]
+    assert on_terminal(80, "console", "vm0")[:2] == ["boot", "half a li"]
+    guest.answers["exec"] = ANSWERS["exec"]
+    assert on_terminal(80, "exec", "vm0", "x") == ["out", "err", "next: dcd events vm0"]
+
+
+@pytest.mark.parametrize("words", ["events vm0", "console vm0", "exec vm0 x", "read vm0 0 --binary", "list --json"])
+def test_closed_standard_streams_are_no_fault(words: str, guest: Guest) -> None:
+    script = f'"$0" -m dcdbackend {words} <&- >&-'
+    ended = subprocess.run(["sh", "-c", script, sys.executable], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, "fault" in ended.stderr) == (0, False), ended.stderr
 
 
 # -- in the guest ------------------------------------------------------------------------------------------------------

@@ -453,6 +453,15 @@ async def test_what_the_device_does_not_serve_is_told_before_anything_is_sent(ly
     assert not [one for one in lying.inner if one[1] in (0x5604, 0x5605)]
 
 
+async def test_bytes_that_the_mailbox_cannot_take_are_told_before_anything_is_sent(lying: Switch, guest: Any) -> None:
+    injector = FmInjector(Fabric(guest))
+    most = 2048 - 16
+    await injector.check("add", {"device": "mem1", **injector.said("add", bytes(most))})
+    with pytest.raises(AskedWrongly, match="2033 bytes of payload; at most 2032 fit"):
+        await injector.check("add", {"device": "mem1", **injector.said("add", bytes(most + 1))})
+    assert not [one for one in lying.inner if one[1] == 0x5604]
+
+
 @pytest.mark.parametrize("flag", ["forced", "sanitize"])
 async def test_a_releases_flags(lying: Switch, guest: Any, flag: str) -> None:
     lying.answers[2, 0x5605] = lambda _: b""

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.table import Table
 
 from dcdbackend.checker import check
 from dcdbackend.checker.notation import parse as notation
-from dcdbackend.cli import run
+from dcdbackend.cli import out, run
 from dcdbackend.errors import AskedWrongly, BadHistory, CannotRun
 from dcdbackend.history import History, Op, Writer
 from dcdbackend.lab import matrix, picture, play, side
+from dcdbackend.lab import table as report
 from dcdbackend.lab.measure import Measure, Numbers, measured
 from dcdbackend.lab.trace import CAPACITY_BYTES, TRACES, tenants
 from dcdbackend.model import host as kernel
@@ -232,13 +242,70 @@ def test_the_picture_is_svg_and_text() -> None:
     panels = [picture.Panel(name, played("parts", name)[0].frames) for name in ("U", "v11")]
     root = ElementTree.fromstring(picture.svg({"parts <x>": panels}))
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"parts <x>", "U", "v11"} <= set(texts)
+    assert {"parts <x>", "U", "v11", f"lost: {play.STATES['lost']}"} <= set(texts)
     fills = {element.get("fill") for element in root.iter("{http://www.w3.org/2000/svg}path")}
     assert picture.LOOKS["blocked"].colour in fills and picture.LOOKS["lost"].colour not in fills
     for width in (40, 80, 200):
         drawn = list(picture.draw(panels, width))
         assert max(len(line) for line in drawn[:-2]) <= width
         assert any("x" in line for line in drawn[:-2]) and any("#" in line for line in drawn[:-2])
+
+
+def test_two_states_are_never_of_one_lightness() -> None:
+    """By WCAG's relative luminance: who sees no red and green, or prints it in grey, reads the same picture."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    levels = sorted(luminance(look.colour) + 0.05 for look in picture.LOOKS.values())
+    assert all(light / dark >= picture.LEAST_CONTRAST for dark, light in itertools.pairwise(levels)), levels
+    assert len({look.mark for look in picture.LOOKS.values()}) == len(picture.LOOKS) == len(play.STATES)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_no_text_of_the_picture_is_cut_or_written_over(count: int) -> None:
+    """As wide as letters may be, a title ends before the next panel begins, and nothing leaves the page."""
+    name = "v11+one-untagged-per-group+release-remembered+map-to-extents"
+    frames = [b"f" * play.CELLS] * play.LENGTH_S
+    panels = [picture.Panel(name, frames)] * count
+    heading = "parts: untagged chains of four extents, a user for each, asked back while some use theirs"
+    root = ElementTree.fromstring(picture.svg({heading: panels, "another": panels}))
+    left, _, wide, tall = [float(number) for number in root.attrib["viewBox"].split()]
+    assert (float(root.attrib["width"]), float(root.attrib["height"])) == (wide, tall)
+    svg = "{http://www.w3.org/2000/svg}"
+    boxes = []
+    for text in root.iter(f"{svg}text"):
+        assert text.text is not None
+        x, y = float(text.attrib["x"]), float(text.attrib["y"])
+        boxes.append((x, y - 12, x + 7 * len(text.text), y + 3))
+        assert left <= x and boxes[-1][2] <= left + wide and y <= tall
+    areas = [[float(rect.attrib[key]) for key in ("x", "y", "width", "height")] for rect in root.iter(f"{svg}rect")][1:]
+    boxes += [(x, y, x + width, y + height) for x, y, width, height in areas]
+    for one, other in itertools.combinations(boxes, 2):
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart, (one, other)
+    drawn = "".join("".join(picture.draw(panels, 80)).split())
+    assert drawn.count("+map-to-extents") == count
+
+
+@pytest.mark.parametrize(("width", "count"), [(40, 10), (80, 2), (300, 1)])
+def test_a_narrow_terminal_shows_every_figure_whole(
+    width: int, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Columns go below each other, each part under the same hosts, and no cell is cut."""
+    hosts = ("v11", "v11+one-untagged-per-group")
+    cells = {name: matrix.trace_cell(matrix.column(name), "parts", 1, 24, tmp_path / name) for name in hosts}
+    (whole,) = [one for one in report.traces({"parts": cells}, {"parts": "a text"}) if isinstance(one, Table)]
+    parts = list(report.fitting(whole, width))
+    for part in parts:
+        out.table(part)
+    told = capsys.readouterr().out
+    assert len(parts) == count and "…" not in told and told.count(hosts[1]) == count
+    figures = [str(cell) for column in whole.columns[1:] for cell in column.cells if cell]
+    assert sorted(figures) == sorted(word for word in re.split(r" {2,}|\n", told) if word.strip() in figures)
+    assert max(map(len, told.splitlines())) <= max(width, len(hosts[1]) + 12)
 
 
 # ---- the verb -------------------------------------------------------------------------------------------------------
@@ -333,6 +400,47 @@ def test_an_error_of_another_process_arrives_as_a_line() -> None:
         with pytest.raises(told) as caught:
             matrix._elsewhere((task, ()))
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value) == str(raised)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has begun and that run; of one that is gone, none."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("number", "code", "to_all"), [(signal.SIGINT, 130, True), (signal.SIGKILL, -9, False)])
+def test_no_process_outlives_the_verb(number: int, code: int, to_all: bool, tmp_path: Path) -> None:
+    """Stopped by Ctrl-C, which reaches every process of the terminal, or killed alone: within seconds none is left."""
+    words = ["compare-policies", "U", "A", "v10", "v11", "-t", "none", "--jobs", "2", "--run-dir", str(tmp_path / "r")]
+    argv = [sys.executable, "-m", "dcdbackend", *words]
+    one = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30
+        assert one.stderr is not None
+        assert "/" in one.stderr.readline(), "a part is done, others are under way"
+        begun = children(one.pid)
+        assert len(begun) >= 2 and one.poll() is None
+        (os.killpg if to_all else os.kill)(one.pid, number)
+        assert one.wait(10) == code
+        while any(map(running, begun)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not [pid for pid in begun if running(pid)]
+        assert not to_all or one.stderr.read().splitlines()[-1] == "dcd: stopped"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(one.pid, signal.SIGKILL)
+        one.wait()
+        assert one.stderr is not None
+        one.stderr.close()
 
 
 def test_a_breach_counts_unless_a_switch_makes_it() -> None:

@@ -257,12 +257,13 @@ def test_bad_input_is_one_line_that_names_the_two(
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1 and told.err.startswith("dcd: ")
     assert all(text in told.err for text in says), told.err
+    assert "draft" not in told.err, "of which there is no simulated host"
 
 
 def test_the_list_of_switches(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(["simulate", "--list"]) == 0
     told = capsys.readouterr().out
-    assert all(name in told for name in WHAT_IFS)
+    assert all(name in told for name in WHAT_IFS) and "draft" not in told
 
 
 def test_setups_that_cannot_be() -> None:

@@ -263,6 +263,21 @@ def test_a_rule_that_is_broken_is_exit_1_and_told(tmp_path: Path, capsys: pytest
     assert "broken: host mem0 DEV-6.inside: each range of an answer lies inside one offered extent" in out
     assert "DEV-6.inside broken, host mem0, line " in out
     assert emulated(scenario(name="again")(good), tmp_path / "2", "--break", "DEV-99") == 2
+    said = capsys.readouterr().err
+    assert "break 'DEV-99'; host U can break DEV-6.inside, " in said and said.count("\n") == 1
+    assert not (tmp_path / "2").exists(), "told before anything is begun"
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [(">/dev/full", 3, "cannot write what it prints or keeps: No space left on device"), ("<&- >&-", 0, "EMULATOR")],
+)
+def test_an_output_that_takes_nothing_is_no_fault(where: str, code: int, said: str, tmp_path: Path) -> None:
+    words = f'"$0" {HERE / "qmp_scripts/single_add.py"} --backend emulator --run-dir "$1" {where}'
+    argv = ["sh", "-c", words, sys.executable, str(tmp_path / "run")]
+    ended = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, "fault" in ended.stderr) == (code, False), ended.stderr
+    assert said in ended.stderr.splitlines()[-1]
 
 
 def test_json_is_all_that_is_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,6 +393,16 @@ def test_the_line_that_runs_it_again_repeats_what_was_asked(tmp_path: Path, caps
     again = next(line for line in out.splitlines() if line.startswith("again: "))
     for part in ("--seed 5", "--regions 3", "--size 3G", "--repeat 2", "--scenario single-add", "--backend emulator"):
         assert part in again
+
+
+def test_a_rule_that_cannot_be_broken_is_told_before_anything_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    words = ("regress", "--backend", "emulator", "-s", "add", "--break", "nosuch", "--run-dir", str(run_dir))
+    code, _, err = dcd(*words, capsys=capsys)
+    assert code == 2 and err.startswith("dcd: break 'nosuch'; host U can break DEV-6.inside") and err.count("\n") == 1
+    assert not run_dir.exists()
 
 
 def test_a_poll_that_is_none_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,10 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -32,7 +34,7 @@ from dcdbackend.guest import Death, Guest
 from dcdbackend.history import History, Op
 from dcdbackend.session import Offer, Session
 from dcdbackend.supervisor import held as held_module
-from dcdbackend.supervisor import place, protocol, server, verbs
+from dcdbackend.supervisor import launching, place, protocol, server, verbs
 from dcdbackend.supervisor.held import Gate, Held
 from dcdbackend.supervisor.room import Room, Run
 from dcdbackend.supervisor.server import Server
@@ -213,6 +215,19 @@ def test_what_else_lies_there_is_no_guest(tmp_path: Path, monkeypatch: pytest.Mo
             look()
 
 
+async def test_of_a_dead_ones_run_the_memory_goes_and_the_record_stays(tmp_path: Path) -> None:
+    """A supervisor that was killed could not take it away; `stop` does, as of a guest that lives."""
+    run_dir = tmp_path / "runs/old"
+    (run_dir / "guest").mkdir(parents=True)
+    for name in ("history.jsonl", "guest/console.log", "guest/mem0-dc.memory", "guest/qmp.sock"):
+        (run_dir / name).touch()
+    (tmp_path / "guests/old").mkdir(parents=True)
+    (tmp_path / "guests/old/guest.json").write_text(json.dumps({"ready": True, "run_dir": str(run_dir)}))
+    assert (await supervisor.stop("old")).state == "dead"
+    left = sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file())
+    assert left == ["guest/console.log", "history.jsonl"]
+
+
 async def test_a_path_longer_than_a_socket_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCD_GUESTS", str(tmp_path / ("d" * 100) / ("e" * 100)))
     async with served(Echo()), supervisor.connect("vm0") as client:
@@ -327,6 +342,7 @@ def test_an_error_of_a_class_of_elsewhere_is_its_nearest() -> None:
         ("add", {"extents": ["0-2M"]}, "write OFFSET"),
         ("add", {"size": 1, "region": 256}, "region 256; give a whole number from 0 to 255"),
         ("add", {"size": 1, "timeout_s": 601}, "timeout_s 601; give 0 to 600 seconds"),
+        ("add", {"size": 1, "timeout_s": -1}, "timeout_s -1; give 0 to 600 seconds"),
         ("add", {"size": 1, "tag": "x"}, "tag 'x'"),
         ("release", {}, "release takes one of extents, size or all"),
         ("release", {"all": 1}, "all 1; give true or false"),
@@ -871,6 +887,16 @@ async def test_a_call_and_a_stream_that_are_left_end_at_the_supervisor() -> None
         assert await client.call("info") == ["info", {}]
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+async def test_a_number_that_json_has_not_is_told_at_once(number: float) -> None:
+    """Sent, it would be no request, whose answer has nobody's id: the caller would wait for ever."""
+    async with served(Echo()), supervisor.connect("vm0") as client:
+        async with asyncio.timeout(5):
+            with pytest.raises(AskedWrongly, match=r"add cannot be sent: .*give finite numbers"):
+                await client.call("add", size=1, timeout_s=number)
+        assert await client.call("info") == ["info", {}]
+
+
 def test_callers_without_a_loop() -> None:
     """`call` and `stream` of the module, against a server in a process of its own."""
     code = (
@@ -1011,6 +1037,28 @@ async def test_a_supervisor_that_cannot_even_start_is_told(monkeypatch: pytest.M
     with pytest.raises(DcdError, match="the supervisor of 'vm0' ended without a word; its output ends") as caught:
         await supervisor.launch("vm0")
     assert caught.value.exit_code == 70
+
+
+async def test_a_cancelled_start_closes_nothing_under_the_thread_that_starts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the number of its socket would go to something else, which the supervisor would then be given."""
+    found: list[bool] = []
+    begun = threading.Event()
+
+    def start(theirs: socket.socket, said: object) -> None:
+        begun.set()
+        time.sleep(0.2)
+        found.append(stat.S_ISSOCK(os.fstat(theirs.fileno()).st_mode) if theirs.fileno() >= 0 else False)
+
+    monkeypatch.setattr(launching, "_start", start)
+    task = asyncio.ensure_future(supervisor.launch("vm0"))
+    assert await asyncio.to_thread(begun.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.3)
+    assert found == [True]
 
 
 async def test_a_bad_name_is_told_before_anything_starts(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
+    from rich.table import Table
 
     from ..lab.matrix import Column, Found
 
@@ -188,13 +189,17 @@ def _tell(
     return _exit_code(found)
 
 
-def _show(console: Console, parts: Sequence[object]) -> None:
+def _show(console: Console, parts: Sequence[Table | str]) -> None:
+    from ..lab.table import fitting
+
     for part in parts:
         if isinstance(part, str):
             console.print(part, markup=False, soft_wrap=True)
-        else:
-            console.print(part)
-        console.print()
+            console.print()
+            continue
+        for table in fitting(part, console.width):
+            out.table(table)
+            console.print()
 
 
 def _exit_code(found: Found) -> int:

@@ -55,22 +55,31 @@ def events(
     return 0
 
 
-def console(name: drive.Name, follow: Follow = False) -> int:
+def console(
+    name: drive.Name,
+    follow: Follow = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Its lines as JSON strings, one a line.")] = False,
+) -> int:
     """Show the guest's console from its begin; of a guest whose supervisor was killed, what is recorded."""
     from ..machine import CONSOLE_LOG  # here: what asks a guest does not need it
 
     recorded = drive.left(name)
+    shown = _Lines() if as_json else _Pieces()
     if recorded is None:
         with drive.dying(name):
-            _until_interrupted(_console(_asked(name, follow=follow)))
-        out.following("exec", name, "--", "cat", "/proc/version")
+            _until_interrupted(_console(_asked(name, follow=follow), shown))
+        if not as_json:
+            out.fresh(shown.last)
+            out.following("exec", name, "--", "cat", "/proc/version")
         return 0
     logs = sorted(recorded.glob(f"*/{CONSOLE_LOG}"))
     if not logs:
         raise AskedWrongly(f"the run of {name} holds no {CONSOLE_LOG}: {recorded}; see: dcd events {name}")
-    _until_interrupted(_console(pieces(logs[0])))
-    out.note(f"{name} is dead: its supervisor was killed; this is its recorded console")
-    out.following("events", name)
+    _until_interrupted(_console(pieces(logs[0]), shown))
+    if not as_json:
+        out.fresh(shown.last)
+        out.note(f"{name} is dead: its supervisor was killed; this is its recorded console")
+        out.following("events", name)
     return 0
 
 
@@ -125,11 +134,40 @@ async def _tell(lines: AsyncGenerator[Any, None], *, brief: bool, as_json: bool)
     teller.tell(story.unended())
 
 
-async def _console(found: AsyncGenerator[str, None]) -> None:
+async def _console(found: AsyncGenerator[str, None], shown: _Pieces) -> None:
     async with aclosing(found):
         async for piece in found:
-            typer.echo(piece, nl=False)
+            shown.show(piece)
             sys.stdout.flush()
+    shown.end()
+
+
+class _Pieces:
+    """The console as it comes. `last`: what was shown last."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def show(self, piece: str) -> None:
+        """A piece of text; the line that it ends in may go on in the next."""
+        self.last = piece
+        typer.echo(piece, nl=False)
+
+    def end(self) -> None:
+        """There is no more."""
+
+
+class _Lines(_Pieces):
+    """The console as JSON, each line a string. `last`: what of a line has come so far."""
+
+    def show(self, piece: str) -> None:
+        *lines, self.last = (self.last + piece).split("\n")
+        for line in lines:
+            typer.echo(json.dumps(line))
+
+    def end(self) -> None:
+        if self.last:
+            typer.echo(json.dumps(self.last))
 
 
 async def _asked(name: str, *, follow: bool) -> AsyncGenerator[str, None]:

@@ -74,7 +74,7 @@ def info(ctx: typer.Context, as_json: out.Json = False) -> int:
     for port in found["ports"]:
         connected = port["connected"] if port["device"] else ""
         table.add_row(str(port["port"]), port["configuration"], connected, port["link"], port["device"] or "")
-    out.console().print(table)
+    out.table(table)
     for device in found["devices"]:
         told = device["info"]
         hosts, regions = told["host_count"], told["region_count"]
@@ -109,7 +109,7 @@ def regions(ctx: typer.Context, device: drive.Device = None, host: Host = None, 
             f"{one['attributes']:02x}h",
             "on release" if one["sanitize"] else "no",
         )
-    out.console().print(table)
+    out.table(table)
     for what in ("extents", "tags"):
         out.line(f"{what}: {found[f'available_{what}']} available of {found[f'supported_{what}']}")
     out.following("fm", name, "extents", *_of(device))
@@ -140,7 +140,7 @@ def extents(
         for one in held[:MOST_ROWS]:
             tag = one["tag"] if one["tag"].strip("0") else ""
             table.add_row(format_address(one["dpa"]), format_size(one["length"]), str(one["sequence"]), tag)
-        out.console().print(table)
+        out.table(table)
     if len(held) > MOST_ROWS:
         out.line(f"and {len(held) - MOST_ROWS} more")
     whole = format_size(sum(one["length"] for one in held))
@@ -318,7 +318,7 @@ def _raw(name: str, f: str, device: str | None, text: str, as_json: bool) -> int
     try:
         payload = hexdump.read(text)
     except AskedWrongly as error:
-        said = error.message.removeprefix("line 1: ")
+        said = error.message.removeprefix("line 1: ").replace("for bytes as they are, add --binary", "give hex digits")
         raise AskedWrongly(f"--raw: {said}") from None
     found = drive.call(name, "fm_raw", f=f, payload=payload.hex(), device=device)
     code = Refused.exit_code if found["rc"] else 0

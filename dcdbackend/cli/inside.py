@@ -45,6 +45,7 @@ def execute(
         stream.flush()
         stream.buffer.write(text.encode("utf-8", "surrogateescape"))
         stream.buffer.flush()
+    out.fresh(found["stderr"] or found["stdout"])
     if found["cut"]:
         out.note(f"dcd: {found['cut']} more bytes of output were cut; write them to a file in the guest")
     if found["timed_out"]:

@@ -24,7 +24,6 @@ from ..units import format_size
 from . import complete, drive, out
 
 MAX_AT_ONCE = 16
-LIST_WIDTH = 240
 _INFO_TIMEOUT_S = 4.0
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="What to call them: letters, digits, - and _.")]
@@ -125,15 +124,14 @@ def listed(as_json: out.Json = False) -> int:
         out.following("launch", "vm0")
         return 0
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "state", "QEMU", "devices", "up"):
+    for column in ("name", "state", "QEMU", "devices", "up", "run"):
         table.add_column(column, no_wrap=True)
-    table.add_column("run", overflow="fold")
     for guest in found:
         state = _state(guest, deaths.get(guest.name))
         up = "" if guest.since is None or guest.state == "dead" else _duration(time.time() - guest.since)
         shape = _devices(infos.get(guest.name))
         table.add_row(guest.name, state, guest.qemu or "", shape, up, str(guest.run_dir or ""))
-    out.console(LIST_WIDTH).print(table)
+    out.table(table)
     for name, died in deaths.items():
         if died:
             out.line(f"{name} is gone: {died}")
@@ -210,11 +208,12 @@ Ended = list[tuple[str, supervisor.GuestInfo | DcdError]]
 async def _launched(names: Sequence[str], options: supervisor.Options, show: _Show) -> Ended:
     async def one(name: str) -> supervisor.GuestInfo | DcdError:
         try:
-            return await supervisor.launch(name, options, progress=lambda text: show(name, text))
+            found = await supervisor.launch(name, options, progress=lambda text: show(name, text))
         except DcdError as error:
+            show.over(name, "failed")
             return error
-        finally:
-            show(name, None)
+        show.over(name, "ready")
+        return found
 
     return list(zip(names, await asyncio.gather(*map(one, names)), strict=True))
 
@@ -234,11 +233,13 @@ def _failed(name: str, error: DcdError) -> dict[str, Any]:
 
 
 class _Show:
-    """What each start is at: one line a step where there is no terminal. `None`: it has ended."""
+    """What each start is at: one line a step where there is no terminal. How it ended is not this one's to say."""
 
-    def __call__(self, name: str, text: str | None) -> None:
-        if text is not None:
-            out.note(f"{name}: {text}")
+    def __call__(self, name: str, text: str) -> None:
+        out.note(f"{name}: {text}")
+
+    def over(self, name: str, text: str) -> None:
+        """That start has ended, while others go on."""
 
 
 class _Bars(_Show):
@@ -248,11 +249,11 @@ class _Bars(_Show):
         self._shown = shown
         self._tasks = {name: shown.add_task("starting", total=1, guest=name) for name in names}
 
-    def __call__(self, name: str, text: str | None) -> None:
-        if text is None:
-            self._shown.update(self._tasks[name], completed=1, description="ended")
-        else:
-            self._shown.update(self._tasks[name], description=text)
+    def __call__(self, name: str, text: str) -> None:
+        self._shown.update(self._tasks[name], description=text)
+
+    def over(self, name: str, text: str) -> None:
+        self._shown.update(self._tasks[name], completed=1, description=text)
 
 
 @contextmanager

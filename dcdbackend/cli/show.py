@@ -120,7 +120,7 @@ def _device(console: Console, found: Mapping[str, Any]) -> None:
     if any(run.get("sampled") for one in found["regions"] for run in one["runs"]):
         console.print("large regions: not every block was asked", markup=False)
     if runs:
-        console.print(_extents(found))
+        out.table(_extents(found))
     for key, command in (("list", "4801h"), ("fm_list", "5603h")):
         listed = found.get(key)
         if listed is not None and _blocks(listed) != _blocks(_of(found, "accepted")):

@@ -115,7 +115,7 @@ def _listed() -> Table:
     shown.add_column("what it means, and who cannot have it", overflow="fold")
     for name, row in WHAT_IFS.items():
         hosts = [one for one in SIMULATED_HOSTS if name in switches_of(one)]
-        why = [f"not {generation}: {text}" for generation, text in row.others]
+        why = [f"not {generation}: {text}" for generation, text in row.others if generation in SIMULATED_HOSTS]
         why += [f"not with {other}: {text}" for other, text in row.clashes]
         shown.add_row(name, ", ".join(hosts), row.source, "; ".join([row.text, *why]))
     return shown

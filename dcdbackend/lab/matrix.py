@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +51,9 @@ DEFAULT = (
     "v11+extend-accepted",
     "v11+map-to-extents",
     "v11+no-tag-no-service",
+    "A+interleave",
     "C/sysram",
+    "C/sysram-untagged",
     "C/devdax",
     "C/virtio",
 )
@@ -138,10 +145,12 @@ def run(work: Work, *, jobs: int, done: Callable[[int, int, str], None]) -> Foun
     """Every cell. `done` is told so many of so many parts, and which. Errors: AskedWrongly, CannotRun."""
     tasks = list(_tasks(work))
     found = Found({}, {})
-    for number, (task, cells) in enumerate(_results(tasks, jobs), 1):
-        for kind, row, name, cell in cells:
-            getattr(found, kind).setdefault(row, {})[name] = cell
-        done(number, len(tasks), f"{task[1][0].name}: {', '.join(dict.fromkeys([row for _, row, _, _ in cells]))[:60]}")
+    with closing(_results(tasks, jobs)) as results:
+        for number, (task, cells) in enumerate(results, 1):
+            for kind, row, name, cell in cells:
+                getattr(found, kind).setdefault(row, {})[name] = cell
+            rows = ", ".join(dict.fromkeys([row for _, row, _, _ in cells]))
+            done(number, len(tasks), f"{task[1][0].name}: {rows[:60]}")
     return _in_order(work, found)
 
 
@@ -169,21 +178,40 @@ def _tasks(work: Work) -> Iterator[Task]:
         yield _traces, (one, work.traces, work.seed, work.asks, work.run_dir)
 
 
-def _results(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Cells]]:
+def _results(tasks: Sequence[Task], jobs: int) -> Generator[tuple[Task, Cells], None, None]:
     """Each task with what came of it, as they end; in this process where there is one job."""
     if jobs == 1 or len(tasks) < 2:
         for task in tasks:
             yield task, task[0](*task[1])
         return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: dict[Future[Cells], Task] = {pool.submit(_elsewhere, task): task for task in tasks}
+    context = multiprocessing.get_context("spawn")
+    leash, held = context.Pipe(duplex=False)
+    with leash, held, ProcessPoolExecutor(jobs, mp_context=context, initializer=_leashed, initargs=(leash,)) as pool:
         try:
+            waiting: dict[Future[Cells], Task] = {pool.submit(_elsewhere, task): task for task in tasks}
             while waiting:
                 ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ready:
                     yield waiting.pop(future), future.result()
-        finally:
+        except BaseException:
+            held.close()
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _leashed(leash: Connection) -> None:
+    """A process of the pool ends when the other end is let go: at once when that is stopped, and when it is killed.
+
+    By itself it would finish what it does, take the next, or wait for ever. Ctrl-C is for who holds the leash.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
+
+
+def _end_with(leash: Connection) -> None:
+    with suppress(EOFError, OSError):
+        leash.recv_bytes()
+    os._exit(1)
 
 
 def _elsewhere(task: Task) -> Cells:

@@ -1,11 +1,13 @@
 """DPA space over time, side by side: the frames of several runs as one SVG, or as text.
 
-Time goes to the right, DPA upwards from the bottom; a colour is a state (`play.STATES`). Colours differ in lightness
-as well, and the text has a mark for each: neither needs colour to be read. Pure: frames in, text out.
+Time goes to the right, DPA upwards from the bottom; a colour is a state (`play.STATES`). Each colour is clearly lighter
+or darker than every other (`LEAST_CONTRAST`), and the text has a mark for each: neither needs colour to be read. What
+does not fit over its panel is wrapped, never cut: a title names what was compared. Pure: frames in, text out.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -20,7 +22,9 @@ _GAP_PX = 24
 _HEAD_PX = 18
 _ACROSS = 4
 """Panels beside each other."""
-_LEGEND_PX = 22
+_LINE_PX = 16
+_LETTER_PX = 7.5
+"""At most so wide is a letter, on average, of the fonts that a viewer takes for sans-serif."""
 _TEXT_ROWS = 8
 _TEXT_SECONDS = 4
 _SEVERITY = ("lost", "blocked", "stranded", "idle", "pending", "used", "free")
@@ -34,14 +38,16 @@ class Look(NamedTuple):
 
 
 LOOKS: Mapping[str, Look] = {
-    "free": Look("#f4f4f4", "."),
-    "pending": Look("#8ecae6", "?"),
-    "used": Look("#2a9d55", "#"),
-    "idle": Look("#b7d9a8", "o"),
-    "stranded": Look("#f4a300", "!"),
-    "blocked": Look("#c1440e", "x"),
+    "free": Look("#f7f7f7", "."),
+    "pending": Look("#7db8dc", "?"),
+    "used": Look("#1f8a47", "#"),
+    "idle": Look("#c5e3b8", "o"),
+    "stranded": Look("#e07b00", "!"),
+    "blocked": Look("#8c1d04", "x"),
     "lost": Look("#000000", "L"),
 }
+LEAST_CONTRAST = 1.25
+"""Of any two colours, as WCAG counts it: so that they can be told apart by who sees no red and green, and in print."""
 
 
 class Panel(NamedTuple):
@@ -52,31 +58,46 @@ class Panel(NamedTuple):
 
 
 def svg(groups: Mapping[str, Sequence[Panel]]) -> str:
-    """An SVG document: a heading for each group (a trace), its panels under it, four across, and a legend."""
+    """An SVG document: a legend, then for each group (a trace) a heading and its panels, four across."""
     longest = max([len(panel.frames) for panels in groups.values() for panel in panels], default=1)
     wide, high = longest * SECOND_PX, CELLS * CELL_PX
-    body: list[str] = []
-    top = _LEGEND_PX + 8
+    across = max([min(_ACROSS, len(panels)) for panels in groups.values()], default=1)
+    scale = f"to the right: {longest} s; upwards: {format_size(CELLS * CELL_BYTES)} of DPA, 0 at the bottom"
+    body = [*_legend(scale)]
+    top = _LINE_PX * (len(LOOKS) + 1) + 8
     for name, panels in groups.items():
         top += _HEAD_PX
         body.append(_text(0, top - 4, name, bold=True))
-        for number, panel in enumerate(panels):
-            left = number % _ACROSS * (wide + _GAP_PX)
-            if number and not number % _ACROSS:
-                top += high + _HEAD_PX + 6
-            body.append(_text(left, top + 12, panel.title))
-            body += _panel(panel, left, top + _HEAD_PX, wide, high)
-        top += high + _HEAD_PX + 14
-    across = min(_ACROSS, max([len(panels) for panels in groups.values()], default=1))
-    page = max(across * (wide + _GAP_PX), 620)
-    scale = f"right: {longest} s; up: {format_size(CELLS * CELL_BYTES)} of DPA"
-    head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{page}" height="{top}" viewBox="-8 -4 {page + 8} {top + 8}" '
+        for first in range(0, len(panels), _ACROSS):
+            titled = [(panel, _wrapped(panel.title, int(wide / _LETTER_PX))) for panel in panels[first:][:_ACROSS]]
+            head = _LINE_PX * max([len(lines) for _, lines in titled])
+            for number, (panel, lines) in enumerate(titled):
+                left = number * (wide + _GAP_PX)
+                lowest = top + head - 4
+                body += [_text(left, lowest - _LINE_PX * at, line) for at, line in enumerate(reversed(lines))]
+                body += _panel(panel, left, top + head, wide, high)
+            top += head + high + 8
+        top += 14
+    room = _LETTER_PX * max([len(text) for text in (*groups, *[f"   {name}: {STATES[name]}" for name in LOOKS])])
+    page, tall = max(across * (wide + _GAP_PX), int(room)) + 16, top + 8
+    head_lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{page}" height="{tall}" viewBox="-8 -4 {page} {tall}" '
         'font-family="sans-serif" font-size="12">',
         "<title>DPA space over time, by policy</title>",
-        f'<rect x="-8" y="-4" width="{page + 8}" height="{top + 8}" fill="#ffffff"/>',
+        f'<rect x="-8" y="-4" width="{page}" height="{tall}" fill="#ffffff"/>',
     ]
-    return "\n".join([*head, *_legend(scale), *body, "</svg>", ""])
+    return "\n".join([*head_lines, *body, "</svg>", ""])
+
+
+def _wrapped(title: str, room: int) -> list[str]:
+    """A column's name over lines of at most `room` letters, if that can be: it is broken before a switch alone."""
+    lines: list[str] = []
+    for part in re.findall(r"^[^+]*|\+[^+]*", title):
+        if lines and len(lines[-1]) + len(part) <= room:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return lines
 
 
 def _panel(panel: Panel, left: int, top: int, wide: int, high: int) -> Iterator[str]:
@@ -120,12 +141,11 @@ def _runs(frames: Sequence[bytes], cell: int) -> Iterator[tuple[int, int, str]]:
 
 
 def _legend(scale: str) -> Iterator[str]:
-    left = 0
-    for state, look in LOOKS.items():
-        yield f'<rect x="{left}" y="2" width="12" height="12" fill="{look.colour}" stroke="#999999"/>'
-        yield _text(left + 16, 12, state)
-        left += 28 + 7 * len(state)
-    yield _text(left + 8, 12, scale)
+    for at, (state, look) in enumerate(LOOKS.items()):
+        top = at * _LINE_PX
+        yield f'<rect x="0" y="{top + 2}" width="12" height="12" fill="{look.colour}" stroke="#999999"/>'
+        yield _text(18, top + 12, f"{state}: {STATES[state]}")
+    yield _text(0, len(LOOKS) * _LINE_PX + 12, scale)
 
 
 def _text(left: int, top: int, text: str, *, bold: bool = False) -> str:
@@ -147,7 +167,10 @@ def draw(panels: Sequence[Panel], width: int) -> Iterator[str]:
     across = max(1, (width + 2) // (room + 2))
     for first in range(0, len(each), across):
         some = each[first : first + across]
-        yield "  ".join([title[:room].ljust(room) for title, _ in some]).rstrip()[:width]
+        titles = [_wrapped(title, min(room, width)) for title, _ in some]
+        for line in range(max([len(lines) for lines in titles])):
+            names = [lines[line] if line < len(lines) else "" for lines in titles]
+            yield "  ".join([name[:room].ljust(room) for name in names]).rstrip()[:width]
         for row in range(_TEXT_ROWS):
             yield "  ".join([rows[row] for _, rows in some])[:width]
     yield ", ".join([f"{look.mark} {state}" for state, look in LOOKS.items()])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .play import Outcome
 
 GIB = 1 << 30
+_BETWEEN = 2
+"""Blanks between two columns."""
 MARKS = (
     "+ taken whole, ~ in part, - refused, ? not answered; r asked back, a of those asked again, k capacity asked back "
     "and kept; * the script wants host U and was not followed, x it ended otherwise than the scenario expects, u it is "
@@ -141,6 +143,35 @@ def _count(number: int) -> str:
 
 def _gib(amount: int) -> str:
     return f"{amount / GIB:.1f}" if amount else ""
+
+
+def fitting(table: Table, width: int) -> Iterator[Table]:
+    """The same in tables that are no wider than `width`, if that can be: each has the first column, and some others.
+
+    A figure that is cut is another figure, so columns go below each other and none is made narrower.
+    """
+    first, *others = [
+        max([len(line) for cell in (column.header, *column.cells) for line in str(cell).split("\n")])
+        for column in table.columns
+    ]
+    some: list[int] = []
+    parts = [some]
+    for number, needed in enumerate(others, 1):
+        if some and first + sum([others[at - 1] + _BETWEEN for at in some]) + needed + _BETWEEN > width:
+            some = []
+            parts.append(some)
+        some.append(number)
+    if len(parts) == 1:
+        yield table
+        return
+    for index, chosen in enumerate(parts):
+        part = Table(title=None if index else table.title, title_justify="left", box=None, pad_edge=False)
+        columns = [table.columns[at] for at in (0, *chosen)]
+        for column in columns:
+            part.add_column(column.header, justify=column.justify, no_wrap=True)
+        for row in zip(*[column.cells for column in columns], strict=True):
+            part.add_row(*row)
+        yield part
 
 
 # ---- as data --------------------------------------------------------------------------------------------------------

@@ -58,7 +58,10 @@ async def devices(bench: Session, region: str = REGION, device: str = "mem0") ->
 
 @scenario(needs=C, shape=STATIC)
 async def current_region_bind(bench: Session) -> None:
-    """CURRENT: region/bind of a ram region makes, probes and onlines its DAX device; nobody is asked (C9)."""
+    """CURRENT: region/bind of a ram region makes, probes and onlines its DAX device; nobody is asked (C9).
+
+    As where KMEM is built in; where it is not, the device would be device_dax's.
+    """
     await created(bench, "ram")
     await wrote(bench, "use", what="bind", region=REGION, driver="region")
     (dax,) = await devices(bench)

@@ -62,6 +62,9 @@ async def virtio_usecase(bench: Session) -> None:
     await wrote(bench, "use", what="dax", dax=found[0]["name"], driver="kmem", gives="-EOPNOTSUPP")
     assert await asked_back(bench, ONE, TAG_A) == "released"
     assert len(await devices(bench)) == 2
+    await bound(bench, "virtio")
+    assert await offered(bench, ["0+64M", "128M+16M"], TAG_A) == "accepted"
+    assert await devices(bench) == [], "it may do without DAX, and without a smallest size"
 
 
 @scenario(needs=C)

@@ -90,7 +90,9 @@ class Client:
         try:
             line = encode({"id": number, "verb": verb, "args": args})
         except (TypeError, ValueError) as error:
-            raise AskedWrongly(f"{verb} cannot be sent: {error}; give numbers, text, lists and mappings") from None
+            raise AskedWrongly(
+                f"{verb} cannot be sent: {error}; give finite numbers, text, lists and mappings"
+            ) from None
         if len(line) > MAX_REQUEST_BYTES:
             raise AskedWrongly(f"a request of {len(line)} bytes; at most {MAX_REQUEST_BYTES}: ask in smaller pieces")
         if self._gone is not None:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,7 +90,7 @@ async def launch(name: str, options: Options | None = None, *, progress: Progres
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, tempfile.TemporaryFile() as said:
         with theirs:
-            await asyncio.to_thread(_start, theirs, said)
+            await _ended(asyncio.to_thread(_start, theirs, said))
         ours.setblocking(False)
         reader, writer = await asyncio.open_unix_connection(sock=ours.dup(), limit=MAX_REPLY_BYTES)
         try:
@@ -113,6 +113,7 @@ async def stop(name: str) -> GuestInfo:
     if found is None:
         raise AskedWrongly(f"no guest {name!r}; see: dcd list")
     if found.state == "dead" and place.forget(name):
+        _swept(found)
         return found
     if found.state == "starting":
         _terminate(found)
@@ -124,6 +125,7 @@ async def stop(name: str) -> GuestInfo:
     while (now := await asyncio.to_thread(place.find, name)) is not None and now.pid == found.pid:
         if now.state == "dead":
             place.forget(name)
+            _swept(now)
             break
         if asyncio.get_running_loop().time() > end:
             raise TimedOut(
@@ -132,6 +134,15 @@ async def stop(name: str) -> GuestInfo:
             )
         await asyncio.sleep(_LOOK_S)
     return found
+
+
+def _swept(dead: GuestInfo) -> None:
+    """Take away what a killed supervisor could not: its devices' memory, which may be gigabytes, and its sockets.
+    What the run tells stays."""
+    for path in sorted(dead.run_dir.glob("*/*")) if dead.run_dir is not None else ():
+        if path.suffix in (".memory", ".sock"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _terminate(found: GuestInfo) -> None:
@@ -147,6 +158,16 @@ def _terminate(found: GuestInfo) -> None:
                 signal.pidfd_send_signal(process, signal.SIGTERM)
         finally:
             os.close(process)
+
+
+async def _ended(work: Coroutine[Any, Any, None]) -> None:
+    """Do it to its end, also when cancelled: a thread goes on, and uses descriptors that would be closed under it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _start(theirs: socket.socket, said: BinaryIO) -> None:

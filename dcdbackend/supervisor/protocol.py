@@ -43,8 +43,8 @@ class Request(NamedTuple):
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
-    """One line, newline included."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
+    """One line, newline included. Errors: ValueError (a number that JSON has not, like NaN), TypeError."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def decode(line: bytes) -> Value:

@@ -72,10 +72,7 @@ def _region(value: object, what: str) -> int:
 
 
 def _seconds(value: object, what: str) -> float:
-    found = asked.seconds(value, what)
-    if found > MAX_TIMEOUT_S:
-        raise AskedWrongly(f"{what} {found:g}; give 0 to {MAX_TIMEOUT_S:g} seconds")
-    return found
+    return asked.seconds(value, what, most=MAX_TIMEOUT_S)
 
 
 def _tag(value: object, what: str) -> str | None:
