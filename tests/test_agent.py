@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -1679,6 +1680,36 @@ def test_a_fault_of_our_own_is_told_to_the_controller_too(
     controller.take()
     assert [c["fault"] for c in controller.control if "fault" in c] == ["ZeroDivisionError: by test"]
     assert "ZeroDivisionError: by test" in capsys.readouterr().err
+
+
+def test_a_guest_where_nothing_happens_looks_less_often(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ping is no happening, and its reply none; a request is one, and so is what the host does by itself."""
+    now, waited = [100.0], []
+    script = {3.0: b'{"id":901,"do":"ping"}', 3.5: b'{"id":902,"do":"judgement"}', 9.0: b'{"id":903,"do":"poweroff"}'}
+    receive = bench.port.receive
+
+    def waiting(timeout_s: float) -> list[bytes]:
+        waited.append((now[0] - 100.0, timeout_s))
+        now[0] += max(timeout_s, 0.01)
+        at = now[0] - 100.0
+        if 6.0 <= at < 6.02 and not bench.fake.log:
+            bench.fake.offer((0, 2 * MIB))
+        due = [script.pop(when) for when in sorted(script) if when <= at]
+        return [*receive(0.0), *due]
+
+    monkeypatch.setattr(bench.port, "receive", waiting)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    agent = object.__new__(program.Agent)
+    agent._port, agent._control, agent._new_controller = bench.port, bench.control, False
+    agent.run()
+    resting = [at for at, timeout in waited if timeout == program.REST_S]
+    assert {timeout for _, timeout in waited} == {0.0005, program.REST_S}
+    assert [
+        (low, high) for low, high in ((0, 1.9), (3.6, 5.4), (6.1, 7.9)) if any(low < at < high for at in resting)
+    ] == []
+    for low, high in ((2.1, 3.4), (5.6, 5.9), (8.1, 8.9)):
+        assert [timeout for at, timeout in waited if low < at < high and timeout != program.REST_S] == []
+        assert any(low < at < high for at in resting)
 
 
 ALLOWED = frozenset(sys.stdlib_module_names) | {"construct", "crcmod", "dcdbackend"}

@@ -63,6 +63,9 @@ if __name__ == "__main__":
     gc.enable()
 
 IDLE_S = 0.5
+REST_AFTER_S = 2.0
+REST_S = 0.02
+"""Between two looks at the devices, once nothing happened for so long: a guest that only stands there costs little."""
 _SPINS_A_LOOK = 16
 _FAULT_PATIENCE_S = 2.0
 
@@ -147,13 +150,15 @@ class Agent:
         """Until the controller says poweroff. Errors: LinkLost, and whatever is a fault of our own."""
         port, control = self._port, self._control
         looks = 0
+        busy = time.monotonic()
         while not control.done:
             watched = control.watched.values()
             looks = (looks + 1) % _SPINS_A_LOOK
             if not (control.spin and watched) or not looks:
-                timeout_s = 0.0 if control.spin and watched else control.interval_s if watched else IDLE_S
-                for request in port.receive(timeout_s):
+                now = time.monotonic()
+                for request in port.receive(pause_s(control, now - busy)):
                     control.handle(request)
+                    busy = busy if control.pinged else now
                 port.acknowledge()
                 control.turn()
                 if self._new_controller:
@@ -161,15 +166,26 @@ class Agent:
                     for each in watched:
                         each.commands.withdraw("the controller is another one")
             if port.up:  # what happens while nobody listens could not be written ahead
+                told = port.queued
                 for each in watched:
                     each.host.turn()
                 if port.queued:
+                    busy = busy if told else time.monotonic()
                     port.flush()
         port.flush()
 
     def _introduce(self) -> None:
         self._new_controller = True
         self._port.put(link.CONTROL, encode({"ready": self._ready}))
+
+
+def pause_s(control: Control, quiet_s: float) -> float:
+    """How long to wait for the controller before the next look at the devices, where nothing happened for `quiet_s`."""
+    if not control.watched:
+        return IDLE_S
+    if control.spin:
+        return 0.0
+    return control.interval_s if quiet_s < REST_AFTER_S else max(control.interval_s, REST_S)
 
 
 def survey(options: Options) -> tuple[dict[str, object], dict[int, device.Device]]:

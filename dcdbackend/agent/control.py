@@ -81,6 +81,8 @@ class Control:
         self.watched: dict[str, Watched] = {}
         self.spin = False
         self.interval_s = 0.0005
+        self.pinged = False
+        """The last request was a ping: somebody is there, and nothing was asked."""
         self.done = False
         self._port = port
         self._devices = devices
@@ -134,6 +136,7 @@ class Control:
             self._put({"id": None, "ok": False, "error": "the request is no JSON object", "kind": "AskedWrongly"})
             return
         number = body.get("id")
+        self.pinged = body.get("do") == "ping"
         try:
             if body.get("do") == "ask":
                 self._ask(body)
