@@ -95,6 +95,7 @@ OPTIONS: tuple[Option, ...] = (
     _need("PROC_FS", "/proc", "the agent does not start", module=False),
     _need("SYSFS", "/sys", "regions and DAX devices cannot be made", module=False),
     _need("TTY", "consoles", "no console, and no port for the agent", module=False),
+    _need("DYNAMIC_DEBUG", "the drivers' own words", "the log does not tell what it answers: verdicts end unknown"),
     _want("SERIAL_8250_CONSOLE", "the console", "a panic is seen without its words"),
     _want(
         "CXL_REGION_INVALIDATION_TEST",
@@ -106,7 +107,6 @@ OPTIONS: tuple[Option, ...] = (
     _want("MEMORY_HOTREMOVE", "taking memory away again", "memory that went online stays: each run needs a new boot"),
     _want("FTRACE", "the trace", "no cxl_dynamic_capacity events: one witness less, often the only one"),
     _want("EVENT_TRACING", "the trace's events", "as FTRACE"),
-    _want("DYNAMIC_DEBUG", "the drivers' own words", "many refusals leave no line in the log"),
     _want(
         "CXL_MEM_RAW_COMMANDS", "4801h by /dev/cxl/memN", "the device's list as the kernel's side sees it is skipped"
     ),

@@ -493,6 +493,21 @@ def test_without_dynamic_debug_it_is_unknown(tmp_path: Path) -> None:
     assert any("dynamic debug" in warning for warning in found.warnings)
 
 
+def test_without_dynamic_debug_log_and_trace_are_not_compared(tmp_path: Path) -> None:
+    """Of ten records that the trace shows, such a log has one line: that they took too long."""
+    path = tmp_path / "history.jsonl"
+    kernel_history.write(read("A1_untagged_add"), path, "v11")
+    with path.open("rb") as file:
+        reader = History(file)
+        ops = list(reader)
+    line = {"t_ns": 1, "text": "cxl_pci 0000:0d:00.0: DC add chain timed out; refusing staged extents"}
+    quiet = [op._replace(value={"lines": [line], "lost": 0}) if op.f == "log" and op.type == "ok" else op for op in ops]
+    assert [one.clause for one in check(quiet, reader.header).failed] != []
+    mute = reader.header._replace(host={**reader.header.host, "dynamic_debug": False})
+    found = check(quiet, mute)
+    assert found.failed == () and found.outcome == "unknown"
+
+
 # ---- orders and unknown outcomes
 
 

@@ -12,6 +12,7 @@ from kernel_files import VERSION, bz_image, with_config
 
 from dcdbackend import kconfig
 from dcdbackend.cli import run
+from dcdbackend.cli.kernel import lacks
 from dcdbackend.errors import AskedWrongly
 
 IMAGES = Path(__file__).parents[1] / "images"
@@ -228,3 +229,13 @@ def test_what_a_guest_says_is_data(survey: dict[str, Any]) -> None:
     assert told is not None
     assert "\n" not in told
     assert len(told) < 2000
+
+
+def test_what_a_run_says_first_of_a_kernel(tmp_path: Path) -> None:
+    """A line for each option that is needed; nothing of what is only wanted, or where nothing is known."""
+    told = lacks(as_config(tmp_path, config(DYNAMIC_DEBUG="n", FS_DAX="m", IKCONFIG="n")))
+    assert [line.partition(":")[0] for line in told] == [
+        "this kernel lacks CONFIG_FS_DAX", "this kernel lacks CONFIG_DYNAMIC_DEBUG",
+    ]  # fmt: skip
+    assert "verdicts end unknown" in told[1]
+    assert lacks(as_config(tmp_path, config())) == [] == lacks(tmp_path / "none")

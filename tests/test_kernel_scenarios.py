@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 import dcdbackend
 from dcdbackend.checker import seen_of
+from dcdbackend.checker.verdict import Finding
 from dcdbackend.emulated import EmulatedSetup
 from dcdbackend.emulator import linux
 from dcdbackend.emulator.machine import behaviour
@@ -359,6 +361,17 @@ async def test_a_departure_that_is_gone_is_told(tmp_path: Path) -> None:
     outcome, reason = judge(SCENARIOS["quirk-release-each"], result.verdict, generation="v11")
     assert outcome == "fail" and "departure Q4 is no longer seen (kernel v11)" in reason
     assert judge(SCENARIOS["quirk-release-each"], result.verdict, generation="A") == ("pass", "")
+
+
+async def test_of_a_kernel_without_dynamic_debug_nothing_is_expected(tmp_path: Path) -> None:
+    """What it answered is not known: that is unknown, and no departure is gone. Who is convicted all the same, is."""
+    (result,) = await run(tmp_path, "v11", [SCENARIOS["event_reporting"]])
+    assert result.verdict is not None
+    outcome, reason = judge(SCENARIOS["quirk-release-each"], result.verdict, generation="v11", mute=True)
+    assert outcome == "unknown" and "CONFIG_DYNAMIC_DEBUG" in reason
+    alarm = Finding("host", "mem0", "KERNEL.alarm", "fail", "WARN: ...", "", (1,), (), {}, {}, {})
+    guilty = replace(result.verdict, findings=(alarm,))
+    assert judge(SCENARIOS["event_reporting"], guilty, mute=True) == ("fail", "host breaks KERNEL.alarm: WARN: ...")
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------

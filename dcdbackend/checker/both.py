@@ -300,6 +300,12 @@ class Both:
         if op.received.get("lost"):
             gathered.device(lose(state.device, first.watch.lost))
             return gathered.next()
+        if mute := self._first.lost:  # what it does tell of is not the whole, and nothing is inferred from it
+            if notes or state.traces:
+                gathered.unknown.append("WITNESS.agree")
+                gathered.device(lose(state.device, mute))
+                gathered.pair = gathered.pair._replace(traces=())
+            return gathered.next()
         self._scans(gathered, [note for note in notes if note.kind == "scanned"])
         pages = pages_of(notes)
         told = sum(len(page.records) for page in pages)

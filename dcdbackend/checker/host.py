@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_WAYS = 32
 EARLY_NS = 100_000_000
 """How much later than a kernel's own clock a line of the history may be written: by so much no answer is too early."""
+_MUTE = "dynamic debug is off: of what the kernel does its log tells nothing"
 _SEEN = ("answer", "give_back", "clear")
 _SHOWN = frozenset(("answer", "give_back", "clear", "extents", "fm_extents", "events", "claim", "block"))
 _LATER = frozenset(
@@ -175,8 +176,7 @@ def watch_of(header: Header, *devices: Mapping[str, Any]) -> Watch | None:
         raise BadHistory(f"its host cannot be: {why}"[:300], line=1) from error
     regions = devices[0]["regions"]
     unused = tuple([(region["base"], region["length"]) for region in regions[1:]])
-    mute = "dynamic debug is off: of what the kernel does its log tells nothing"
-    lost = mute if said.get("dynamic_debug") is False else ""
+    lost = _MUTE if said.get("dynamic_debug") is False else ""
     return Watch((Way(host),), unused=unused, off=_off(_handled_regions(devices[0]), devices[0]), lost=lost)
 
 

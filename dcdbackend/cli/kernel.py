@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from .. import bzimage, kconfig
-from ..errors import AskedWrongly
+from ..errors import AskedWrongly, DcdError
 from . import out
 
 WIDTH = 160
@@ -52,6 +52,20 @@ def check(
     else:
         out.following("regress", "--kernel", str(file) if version else "BZIMAGE")
     return 0 if ok else 1
+
+
+def lacks(file: Path) -> list[str]:
+    """What a kernel needs for DCD and has not, a line each; none where no configuration is found."""
+    try:
+        text, source = read(file)
+        found = kconfig.look(_parsed(text, source))
+    except DcdError:
+        return []
+    return [
+        f"this kernel lacks CONFIG_{one.option.name}: {one.option.cost}"
+        for one in found
+        if not one.served and one.option.level == "needed"
+    ]
 
 
 def read(file: Path) -> tuple[str, Path]:

@@ -37,6 +37,7 @@ from ..scenario.printed import routed
 from ..scenario.runner import Result, Runner, fitting
 from ..topology import Kind
 from . import complete
+from .kernel import lacks
 from .progress import progress
 from .results import exit_code, show, warn, write
 
@@ -249,6 +250,8 @@ def _real(
     try:
         with progress(err) as step:
             found = image.parts(**wanted, host=host, progress=step)
+        for line in lacks(found.kernel) if host == "kernel" else ():
+            err.print(f"dcd: {line}", markup=False, soft_wrap=True)
         return asyncio.run(prepare(found, accel=parts["accel"], shape=shape, poll=poll)), found.manifest
     except CannotRun as error:
         named = any(parts.values()) or any(os.environ.get(f"DCD_{name.upper()}") for name in parts)

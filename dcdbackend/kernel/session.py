@@ -438,7 +438,7 @@ class KernelSession(Session):
         said = await self._done(op, self.kernel.read(dax, offset, length))
         if said["error"]:
             self.writer.end(op, "fail", {"error": said["error"]})
-            raise AnsweredWrongly(f"{dax} cannot be read at {format_size(offset)}: {said['error']}")
+            raise AnsweredWrongly(f"{dax} cannot be read at {format_size(offset)}: {_hinted(said['error'])}")
         self.writer.end(op, "ok", {"data": said["data"]})
         return bytes.fromhex(said["data"])
 
@@ -450,7 +450,7 @@ class KernelSession(Session):
         said = await self._done(op, self.kernel.write(dax, offset, data))
         if said["error"]:
             self.writer.end(op, "fail", {"error": said["error"]})
-            raise AnsweredWrongly(f"{dax} cannot be written at {format_size(offset)}: {said['error']}")
+            raise AnsweredWrongly(f"{dax} cannot be written at {format_size(offset)}: {_hinted(said['error'])}")
         self.writer.end(op, "ok", {})
 
     # -- the witnesses -----------------------------------------------------------------------------------------------
@@ -657,6 +657,11 @@ class KernelSession(Session):
 
     def _ended_by(self, op: int, error: str) -> None:
         self.writer.end(op, "fail" if error else "ok", {"error": error} if error else {})
+
+
+def _hinted(error: str) -> str:
+    """What the kernel gave to who maps a DAX device, and what it may lack."""
+    return f"{error}; a kernel without CONFIG_FS_DAX maps none" if error == "-EINVAL" else error
 
 
 def _spelt(tag: str) -> str:

@@ -270,7 +270,7 @@ def _missing(files: Files, generation: str, memdevs: list[Value], roots: list[Va
     if not files.exists(f"{TRACING}/{EVENT}"):
         found.append(("the cxl_dynamic_capacity event (EVENT_TRACING, tracefs)", "records are known by the log alone"))
     if not any(files.exists(path) for path in CONTROLS):
-        found.append(("dynamic debug (DYNAMIC_DEBUG)", "the log says little of what is accepted and released"))
+        found.append(("dynamic debug (DYNAMIC_DEBUG)", "the log does not tell what it answers: verdicts end unknown"))
     if not files.exists("/sys/devices/system/memory/soft_offline_page") and not files.exists(
         "/sys/devices/system/memory/hard_offline_page"
     ):
