@@ -10,7 +10,23 @@ from typing import Any
 
 import construct
 import pytest
-from golden import Vector, assert_golden, laid_out, vectors
+from golden import (
+    Vector,
+    assert_counted,
+    assert_ends_alike,
+    assert_frozen,
+    assert_golden,
+    assert_layout,
+    damaged,
+    extent,
+    flat,
+    is_plain,
+    laid_out,
+    moved,
+    name_of,
+    survivors,
+    vectors,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,15 +63,7 @@ TAG = bytes.fromhex("0f1e2d3c4b5a69788796a5b4c3d2e1f0")  # of the captured tagge
 MAILBOX = vectors("device mailbox")
 
 
-def name_of(value: Any) -> str:
-    return value if isinstance(value, str) else value.__name__
-
-
 # --- what the captured exchanges say -------------------------------------------------------------------------
-
-
-def extent(start: int, length: int, *, tag: bytes = bytes(16), sequence: int = 0) -> WireExtent:
-    return WireExtent(start=start, length=length, tag=tag, sequence=sequence)
 
 
 def record(handle: int, kind: RecordType, what: WireExtent, *, available: int, flags: int = 0) -> DynamicCapacityRecord:
@@ -243,10 +251,6 @@ EXTENT_VALUE = WireExtent(
     sequence=0x1234,
     reserved=bytes(range(0xB0, 0xB6)),
 )
-
-
-def moved(fields: tuple[tuple[int, str], ...], by: int) -> tuple[tuple[int, str], ...]:
-    return tuple((offset + by, text) for offset, text in fields)
 
 
 RECORD_FIELDS = (
@@ -523,22 +527,7 @@ COUNTED: dict[type[Structure], tuple[bytes, int, int, int, int]] = {
 
 @pytest.mark.parametrize("structure", COUNTED, ids=name_of)
 def test_lying_count(structure: type[Structure]) -> None:
-    """DEV-8.16h: a count must be as many entries as there are, whatever it claims, and quickly."""
-    empty, at, size, entry, tail = COUNTED[structure]
-    head = len(empty) - tail
-    largest = (1 << 8 * size) - 1
-    for there in (0, 1, 2):
-        for count in {0, 1, 2, 3, 85, largest - 1, largest}:
-            counted = empty[:at] + count.to_bytes(size, "little") + empty[at + size : head]
-            data = counted + bytes(there * entry) + bytes(tail)
-            if count == there:
-                assert structure.from_bytes(data).to_bytes() == data
-                continue
-            with pytest.raises(MalformedBytes, match=f"for its count of {count}, {len(data)} are there") as lie:
-                structure.from_bytes(data)
-            assert lie.value.structure == structure.__name__
-            assert lie.value.data == data
-            assert lie.value.offset_bytes == min(len(data), head + count * entry + tail)
+    assert_counted(structure, COUNTED[structure], {85})
 
 
 def test_most_that_fit() -> None:
@@ -558,16 +547,7 @@ SAMPLES = [data for data, _ in TABLES.values()] + [
 
 
 def survives(data: bytes) -> None:
-    for structure in ALL:
-        try:
-            value = structure.from_bytes(data)
-        except MalformedBytes as error:
-            assert error.structure == structure.__name__
-            assert error.data == data
-            assert 0 <= error.offset_bytes <= len(data)
-        else:
-            assert value.to_bytes() == data, "reserved bytes and all"
-            hash(value)
+    survivors(ALL, data)
 
 
 @given(st.binary(max_size=420))
@@ -577,14 +557,8 @@ def test_any_bytes(data: bytes) -> None:
 
 @given(st.sampled_from(SAMPLES), st.data())
 def test_damaged_bytes(sample: bytes, data: st.DataObject) -> None:
-    """Bytes that are nearly right: some overwritten, then cut or prolonged."""
-    damaged = bytearray(sample)
-    for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(sample) - 1), st.integers(0, 255)), max_size=8)):
-        damaged[at] = value
-    cut = data.draw(st.integers(0, len(damaged)))
-    survives(bytes(damaged))
-    survives(bytes(damaged[:cut]))
-    survives(bytes(damaged) + data.draw(st.binary(max_size=130)))
+    for image in damaged(sample, data):
+        survives(image)
 
 
 def test_many_random_bytes() -> None:
@@ -603,25 +577,6 @@ def test_many_random_bytes() -> None:
 
 
 # --- the declarations say the same as the code that runs them ------------------------------------------------
-
-
-def flat(container: Any, prefix: str = "") -> dict[str, Any]:
-    """A construct container as names and values; lists by index."""
-    found: dict[str, Any] = {}
-    for name, value in container.items():
-        if name == "_io":
-            continue
-        if isinstance(value, construct.Container):
-            found |= flat(value, f"{prefix}{name}.")
-        elif isinstance(value, construct.ListContainer):
-            for index, one in enumerate(value):
-                if isinstance(one, construct.Container):
-                    found |= flat(one, f"{prefix}{name}[{index}].")
-                else:
-                    found[f"{prefix}{name}[{index}]"] = one
-        else:
-            found[prefix + name] = value
-    return found
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -671,28 +626,13 @@ HEADER_NAMES = (
 
 @given(st.sampled_from(ALL), st.data())
 def test_layout_is_its_declaration(structure: type[Structure], data: st.DataObject) -> None:
-    """The struct format made from a declaration reads and writes what construct itself does, on any bytes."""
-    layout = structure.layout
-    image = data.draw(st.binary(min_size=layout.size, max_size=layout.size))
-    head = construct.Struct(*structure.declaration.subcons[: _fixed(structure)])
-    assert head.sizeof() == layout.size
-    by_construct = flat(head.parse(image))
-    assert dict(zip(layout.names, layout.unpack(image), strict=True)) == by_construct
-    assert layout.pack(*by_construct.values()) == image
-
-
-def _fixed(structure: type[Structure]) -> int:
-    kinds = [isinstance(field.subcon, construct.Array) for field in structure.declaration.subcons]
-    return kinds.index(True) if True in kinds else len(kinds)
+    assert_layout(structure, data)
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_declaration_ends_where_we_end(table: str) -> None:
-    """construct needs every byte that we need: it refuses each shorter payload too."""
     data, value = TABLES[table]
-    for end in range(len(data)):
-        with pytest.raises(construct.ConstructError):
-            type(value).declaration.parse(data[:end])
+    assert_ends_alike(type(value), data)
 
 
 def test_layout_refuses_what_it_cannot_run() -> None:
@@ -744,26 +684,12 @@ def test_defaults_are_what_a_host_sends() -> None:
 
 @pytest.mark.parametrize("structure", [*ALL, RawRecord], ids=name_of)
 def test_values_are_frozen_and_cited(structure: type) -> None:
-    """style.md 5 and 7: frozen, keyword-only, with slots; the docstring names the section."""
-    parameters = structure.__dataclass_params__  # type: ignore[attr-defined]
-    assert parameters.frozen
-    assert not any("__dict__" in vars(one) for one in structure.__mro__), "instances have no dictionary"
-    assert all(field.kw_only for field in dataclasses.fields(structure))
-    assert "CXL r3.1 8.2.9." in (structure.__doc__ or "")
+    assert_frozen(structure, "8.2.9.")
 
 
 def test_no_construct_object_leaves() -> None:
-    """Rule 5 of the house: plain values only, all the way down."""
-
-    def plain(value: Any) -> bool:
-        if dataclasses.is_dataclass(value):
-            return all(plain(getattr(value, field.name)) for field in dataclasses.fields(value))
-        if isinstance(value, tuple):
-            return all(plain(one) for one in value)
-        return type(value) in (int, bytes, str, RecordType)
-
     for data, value in TABLES.values():
-        assert plain(type(value).from_bytes(data))
+        assert is_plain(type(value).from_bytes(data), str, RecordType)
 
 
 def test_structures_by_opcode() -> None:

@@ -9,9 +9,25 @@ import subprocess
 import sys
 from typing import Any
 
-import construct
 import pytest
-from golden import VECTORS, Vector, assert_golden, laid_out, vectors
+from golden import (
+    VECTORS,
+    Vector,
+    assert_counted,
+    assert_ends_alike,
+    assert_frozen,
+    assert_golden,
+    assert_layout,
+    damaged,
+    extent,
+    flat,
+    is_plain,
+    laid_out,
+    moved,
+    name_of,
+    survivors,
+    vectors,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,15 +79,7 @@ REFUSED_TAG = bytes.fromhex("deadbeefcafe4bad8f00d00dfeedface")  # of the captur
 TUNNELED = vectors("switch CCI, tunneled to port 0")
 
 
-def name_of(value: Any) -> str:
-    return value if isinstance(value, str) else value.__name__
-
-
 # --- what the captured exchanges say -------------------------------------------------------------------------
-
-
-def extent(start: int, length: int, *, tag: bytes = bytes(16), sequence: int = 0) -> WireExtent:
-    return WireExtent(start=start, length=length, tag=tag, sequence=sequence)
 
 
 def add(*extents: WireExtent, length: int, tag: bytes = bytes(16), policy: int = 2) -> InitiateDcAdd:
@@ -434,10 +442,6 @@ EXTENT = WireExtent(
     sequence=0x1234,
     reserved=bytes(range(0xB0, 0xB6)),
 )
-
-
-def moved(fields: tuple[tuple[int, str], ...], by: int) -> tuple[tuple[int, str], ...]:
-    return tuple((offset + by, text) for offset, text in fields)
 
 
 MESSAGE_FIELDS = (
@@ -846,22 +850,7 @@ COUNTED: dict[type[Structure], tuple[bytes, int, int, int, int]] = {
 
 @pytest.mark.parametrize("structure", COUNTED, ids=name_of)
 def test_lying_count(structure: type[Structure]) -> None:
-    """DEV-8.16h: a count must be as many entries as there are, whatever it claims, and quickly."""
-    empty, at, size, entry, tail = COUNTED[structure]
-    head = len(empty) - tail
-    largest = (1 << 8 * size) - 1
-    for there in (0, 1, 2):
-        for count in {0, 1, 2, 3, 50, largest - 1, largest}:
-            counted = empty[:at] + count.to_bytes(size, "little") + empty[at + size : head]
-            data = counted + bytes(there * entry) + bytes(tail)
-            if count == there:
-                assert structure.from_bytes(data).to_bytes() == data
-                continue
-            with pytest.raises(MalformedBytes, match=f"for its count of {count}, {len(data)} are there") as lie:
-                structure.from_bytes(data)
-            assert lie.value.structure == structure.__name__
-            assert lie.value.data == data
-            assert lie.value.offset_bytes == min(len(data), head + count * entry + tail)
+    assert_counted(structure, COUNTED[structure], {50})
 
 
 @pytest.mark.parametrize("way", ["request", "response"])
@@ -942,19 +931,9 @@ SAMPLES = [data for data, _ in TABLES.values()] + [
 
 
 def survives(data: bytes) -> None:
-    for structure in ALL:
-        try:
-            value = structure.from_bytes(data)
-        except MalformedBytes as error:
-            assert error.structure == structure.__name__
-            assert error.data == data
-            assert 0 <= error.offset_bytes <= len(data)
-            assert "\n" not in error.message
-        else:
-            assert value.to_bytes() == data, "reserved bytes and all"
-            hash(value)
-            if isinstance(value, CciMessage):
-                with_content(value)
+    for value in survivors(ALL, data):
+        if isinstance(value, CciMessage):
+            with_content(value)
 
 
 def with_content(message: CciMessage) -> None:
@@ -975,14 +954,8 @@ def test_any_bytes(data: bytes) -> None:
 @calm
 @given(st.sampled_from(SAMPLES), st.data())
 def test_damaged_bytes(sample: bytes, data: st.DataObject) -> None:
-    """Bytes that are nearly right: some overwritten, then cut or prolonged."""
-    damaged = bytearray(sample)
-    for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(sample) - 1), st.integers(0, 255)), max_size=8)):
-        damaged[at] = value
-    cut = data.draw(st.integers(0, len(damaged)))
-    survives(bytes(damaged))
-    survives(bytes(damaged[:cut]))
-    survives(bytes(damaged) + data.draw(st.binary(max_size=130)))
+    for image in damaged(sample, data):
+        survives(image)
 
 
 def test_many_random_bytes() -> None:
@@ -1011,21 +984,6 @@ def test_tunnel_round_trip(content: Structure, tag: int, flags: int) -> None:
 
 
 # --- the declarations say the same as the code that runs them ------------------------------------------------
-
-
-def flat(container: Any, prefix: str = "") -> dict[str, Any]:
-    """A construct container as names and values; lists by index; what is absent left out."""
-    found: dict[str, Any] = {}
-    for name, value in container.items():
-        if isinstance(value, construct.Container):
-            found |= flat(value, f"{prefix}{name}.")
-        elif isinstance(value, construct.ListContainer):
-            for index, one in enumerate(value):
-                inner = f"{prefix}{name}[{index}]"
-                found |= flat(one, f"{inner}.") if isinstance(one, construct.Container) else {inner: one}
-        elif name != "_io" and value is not None:
-            found[prefix + name] = value
-    return found
 
 
 def ours(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -1065,24 +1023,14 @@ def test_declaration_reads_and_writes_the_same(table: str) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_declaration_ends_where_we_end(table: str) -> None:
-    """construct needs every byte that we need: it refuses each shorter payload too."""
     data, value = TABLES[table]
-    for end in range(len(data)):
-        with pytest.raises(construct.ConstructError):
-            type(value).declaration.parse(data[:end])
+    assert_ends_alike(type(value), data)
 
 
 @calm
 @given(st.sampled_from(ALL), st.data())
 def test_layout_is_its_declaration(structure: type[Structure], data: st.DataObject) -> None:
-    """The struct format made from a declaration reads and writes what construct itself does, on any bytes."""
-    layout = structure.layout
-    image = data.draw(st.binary(min_size=layout.size, max_size=layout.size))
-    head = construct.Struct(*structure.declaration.subcons[: len(layout.names)])
-    assert head.sizeof() == layout.size
-    by_construct = {name: value for name, value in head.parse(image).items() if name != "_io"}
-    assert dict(zip(layout.names, layout.unpack(image), strict=True)) == by_construct
-    assert layout.pack(*by_construct.values()) == image
+    assert_layout(structure, data)
 
 
 def test_a_list_without_a_policy_for_it() -> None:
@@ -1151,25 +1099,12 @@ def test_defaults_are_what_a_manager_sends() -> None:
 
 @pytest.mark.parametrize("structure", ALL, ids=name_of)
 def test_values_are_frozen_and_cited(structure: type) -> None:
-    """style.md 5 and 7: frozen, keyword-only, with slots; the docstring names the section."""
-    assert structure.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert not any("__dict__" in vars(one) for one in structure.__mro__), "instances have no dictionary"
-    assert all(field.kw_only for field in dataclasses.fields(structure))
-    assert any(f"CXL r3.1 {section}" in (structure.__doc__ or "") for section in ("7.6.", "8.2.9.1.1"))
+    assert_frozen(structure, "7.6.", "8.2.9.1.1")
 
 
 def test_no_construct_object_leaves() -> None:
-    """Rule 5 of the house: plain values only, all the way down."""
-
-    def plain(value: Any) -> bool:
-        if dataclasses.is_dataclass(value):
-            return all(plain(getattr(value, field.name)) for field in dataclasses.fields(value))
-        if isinstance(value, tuple):
-            return all(plain(one) for one in value)
-        return type(value) in (int, bytes)
-
     for data, value in TABLES.values():
-        assert plain(type(value).from_bytes(data))
+        assert is_plain(type(value).from_bytes(data))
 
 
 def test_the_guest_does_not_load_it() -> None:
