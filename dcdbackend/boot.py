@@ -236,15 +236,9 @@ def has_fabric(guest: Guest) -> bool:
 
 def header_of(guest: Guest, scenario: str, seed: int) -> Header:
     """The first line of a history on that guest."""
-    qemu = guest.qemu
     return Header(
         backend="qemu",
-        qemu={
-            "version": qemu.version,
-            "origin": qemu.origin,
-            "accel": guest.accel,
-            "topology": guest.shape.kind,
-        },
+        qemu=guest.machine_told(),
         host={"generation": "U", "kernel": guest.ready.get("kernel")},
         devices=guest.devices(),
         seed=seed,

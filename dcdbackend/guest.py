@@ -430,6 +430,15 @@ class Guest:
         self._channel.drain()
         self._intake.begin(None)
 
+    def machine_told(self) -> dict[str, Any]:
+        """The header's `qemu`: `version`, `origin`, `accel`, `topology`."""
+        return {
+            "version": self.qemu.version,
+            "origin": self.qemu.origin,
+            "accel": self.accel,
+            "topology": self.shape.kind,
+        }
+
     def devices(self) -> tuple[dict[str, Any], ...]:
         """The header's devices: names from the topology, regions as the device reported them; under a kernel that has
         the devices to itself, as the topology has QEMU make them."""

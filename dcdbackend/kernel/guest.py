@@ -94,15 +94,9 @@ def kernel_header(guest: Guest, scenario: str, seed: int, *, asked: str | None =
     host: Value = {"generation": generation_of(survey, asked), "kernel": survey.get("kernel")}
     if survey.get("dynamic_debug") is False:
         host["dynamic_debug"] = False
-    qemu = guest.qemu
     return Header(
         backend="qemu",
-        qemu={
-            "version": qemu.version,
-            "origin": qemu.origin,
-            "accel": guest.accel,
-            "topology": guest.shape.kind,
-        },
+        qemu=guest.machine_told(),
         host=host,
         devices=tuple({"payload_size": 2048, **device, "regions": _regions(device)} for device in guest.devices()),
         seed=seed,
