@@ -357,6 +357,7 @@ class Guest:
         self.accel = accel
         self._stack = AsyncExitStack()
         self._intake = Intake(self._stray)
+        self._console_before = 0
         self._controls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next_control = 0
         self._waiting: set[asyncio.Future[None]] = set()
@@ -424,6 +425,7 @@ class Guest:
         """From now on what happens goes to `writer`; operations of an earlier history are forgotten."""
         self._channel.drain()
         self._intake.begin(writer)
+        self._console_before = self._machine.console_size
 
     def end(self) -> None:
         """Stop writing; what the agent still says is a stray."""
@@ -484,8 +486,9 @@ class Guest:
         await self._name_devices()
 
     def console_end(self, max_bytes: int) -> str:
-        """The end of what the guest wrote to its console."""
-        return self._machine.console_tail(max_bytes=max_bytes)
+        """The end of what the guest wrote to its console since the history began."""
+        since = self._machine.console_size - self._console_before
+        return self._machine.console_tail(max_bytes=min(max_bytes, since)) if since > 0 else ""
 
     def drop_link(self) -> None:
         """Lose the connection to the agent, as a fault would; it comes back by itself."""

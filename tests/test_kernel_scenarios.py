@@ -16,14 +16,14 @@ import jsonschema
 import pytest
 
 import dcdbackend
-from dcdbackend.checker import seen_of
+from dcdbackend.checker import check, seen_of
 from dcdbackend.checker.verdict import Finding
 from dcdbackend.emulated import EmulatedSetup
 from dcdbackend.emulator import linux
 from dcdbackend.emulator.machine import behaviour
 from dcdbackend.emulator.voice import Voice
-from dcdbackend.history import Header, History
-from dcdbackend.kernel.session import bounded, parts, places
+from dcdbackend.history import Header, History, Writer
+from dcdbackend.kernel.session import KernelSession, bounded, parts, places
 from dcdbackend.kernel.simulated import SimulatedKernel
 from dcdbackend.kernel.unprovoked import not_judged, reasons
 from dcdbackend.model import host as kernel
@@ -320,6 +320,41 @@ async def test_an_alarm_in_the_log_is_convicted(tmp_path: Path, monkeypatch: pyt
     (result,) = await run(tmp_path, "v11", [SCENARIOS["dax_device_ops"]])
     assert result.outcome == "fail" and result.verdict is not None
     assert {one.clause for one in result.verdict.failed} == {"KERNEL.alarm"}
+
+
+OOPS = """[    5.1] cxl region0: nothing wrong
+[    5.2] WARNING: possible circular locking dependency detected
+[    5.3] BUG: kernel NULL pointer dereference, address: 0000000000000038
+[    5.4] RIP: 0010:__release_region+0x1/0x2
+[    5.5] note: python3[58] exited with irqs disabled
+"""
+
+
+@pytest.mark.parametrize(
+    ("panic", "console", "told"),
+    [
+        ("", OOPS, ["BUG: kernel NULL pointer"]),
+        ("Kernel panic - not syncing: Fatal exception", OOPS, ["BUG: kernel NULL pointer"]),
+        ("Kernel panic - not syncing: Fatal exception", "", ["Kernel panic"]),
+        ("", "[    5.1] cxl region0: nothing wrong", []),
+    ],
+)
+async def test_last_words_on_the_console_convict(tmp_path: Path, panic: str, console: str, told: list[str]) -> None:
+    """An Oops that takes the agent along shows as silence: only the console tells. What the log has told is told."""
+    setup = EmulatedSetup(host="v11", seed=7, under_test=True)
+    async with setup.guest(setup.topology(), tmp_path / "guest") as guest:
+        with Writer(tmp_path / "history.jsonl", guest.header("x", 7), lambda: 1) as writer:
+            guest.begin(writer)
+            session = guest.session(writer)
+            assert isinstance(session, KernelSession)
+            await session.begin()
+            session._alarms.add("WARNING: possible circular locking dependency detected")
+            session.died(panic, console)
+            guest.end()
+    with (tmp_path / "history.jsonl").open("rb") as file:
+        failed = check(History(file)).failed
+    assert {one.clause for one in failed} == ({"KERNEL.alarm"} if told else set())
+    assert len(failed) == len(told) and all(text in one.text for text, one in zip(told, failed, strict=True)), failed
 
 
 async def test_no_alarm_is_made_of_what_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,7 @@ class KernelSession(Session):
         self._last = next(iter(self.devices))
         self._together: dict[str, list[int]] | None = None
         self._raw_list = kernel.sends_raw
+        self._alarms: set[str] = set()
         self.traced: list[Value] = []
         """Every record that the trace has shown since the beginning: the history's values, and `device`."""
         version = (self.writer.header.qemu or {}).get("version", "")
@@ -213,14 +214,20 @@ class KernelSession(Session):
             for region in device["regions"]:
                 await self._emptied(name, region)
 
-    def died(self, text: str, console: str = "") -> None:
-        """The kernel panicked: its last words, from the console's end; no trace and no log of its own tell any more."""
+    def died(self, panic: str, console: str = "") -> None:
+        """Nothing tells any more by trace or log: the alarms among the kernel's last words, from the console's end.
+
+        `panic`: what it panicked of, which is told where the console has no alarm; "" where it did not.
+        """
         lines = [{"t_ns": 0, "text": line.strip()} for line in console.splitlines()]
-        alarms = {one.text for one in alarms_of(lines)}
-        first = next((line for line in lines if " RIP: " in f" {line['text']}"), None)
-        said = [line for line in lines if line["text"] in alarms or line is first] or [{"t_ns": 0, "text": text}]
-        self._lines[next(iter(self.devices))] += said[:MOST_LAST_WORDS]
-        self._write_down()
+        alarms = {one.text for one in alarms_of(lines) if not one.text.endswith(tuple(self._alarms))}
+        first = next((line for line in lines if alarms and " RIP: " in f" {line['text']}"), None)
+        said = [line for line in lines if line["text"] in alarms or line is first]
+        if not said and panic:
+            said = [{"t_ns": 0, "text": panic}]
+        if said:
+            self._lines[next(iter(self.devices))] += said[:MOST_LAST_WORDS]
+            self._write_down()
 
     async def _emptied(self, device: str, region: Mapping[str, int]) -> None:
         number, base, length = region["index"], region["base"], region["length"]
@@ -567,6 +574,7 @@ class KernelSession(Session):
             self.traced.append({**event, "device": name})
             self._events[name].append({key: one for key, one in event.items() if key != "device"})
             self._heard[name].traced += 1
+        self._alarms |= {one.text for one in alarms_of(told["lines"])}
         for line in told["lines"]:
             self._last = line.get("device") or self._last
             self._lines[self._last].append({"t_ns": line["t_ns"], "text": line["text"]})

@@ -366,8 +366,9 @@ class Runner:
                 return None
         except (DcdError, TimeoutError):
             death = await guest.diagnose()
-        if death is not None and death.kind == "panic" and isinstance(session, KernelSession):
-            session.died(death.text, guest.console_end(LAST_WORDS_BYTES) if isinstance(guest, Guest) else "")
+        if death is not None and isinstance(session, KernelSession):
+            console = guest.console_end(LAST_WORDS_BYTES) if isinstance(guest, Guest) else ""
+            session.died(death.text if death.kind == "panic" else "", console)
         if death is not None:
             for device in session.devices:
                 value = {"device": device, "kind": death.kind, "reason": death.text}
