@@ -35,8 +35,6 @@ PAGE = 4096
 PENDING: dict[str, str] = {}
 """Rows that nothing which this bench can send today shows, and why."""
 
-SHOWN_AS = {"QEMU-answer-more": "DEV-5.pending"}
-"""What names the fault where the departure is not known, if not its own clause."""
 UNCAUSED = "DEV-4.only"
 """So a record is called that comes before the end of the add which caused it, when no order explains it."""
 
@@ -159,7 +157,7 @@ def known_here(name: str, setup: Setup) -> frozenset[str]:
 def test_every_row_has_a_directed_test_or_says_why_not() -> None:
     ways: list[dict[str, Any]] = [DIRECTED, BY_BYTES, {BY_CONFIG: ""}, PENDING]
     assert sorted(name for way in ways for name in way) == sorted(DEPARTURES)
-    assert set(SHOWN_AS) | set(NO_MODEL) <= set(DIRECTED)
+    assert set(NO_MODEL) <= set(DIRECTED)
 
 
 def test_a_scenario_fails_by_the_departure_that_it_does_not_see() -> None:
@@ -209,7 +207,7 @@ def test_it_is_a_broken_rule_to_who_does_not_know_it(name: str, results: dict[st
     known = known_here(name, setup) - {name}
     head, ops = recorded(results[DIRECTED[name].name])
     failed = {found.clause for found in check(ops, head, departures=known).failed}
-    assert failed & {SHOWN_AS.get(name, DEPARTURES[name].clause), UNCAUSED}
+    assert failed & {DEPARTURES[name].clause, UNCAUSED}
 
 
 @pytest.mark.vm
