@@ -9,6 +9,7 @@ machine that is shared says little twice.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -80,8 +81,11 @@ def main() -> None:
     """Measure and print."""
     if sys.argv[1:2] == ["--peak"]:
         return peak(int(sys.argv[2]), int(sys.argv[3]))
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    live = int(sys.argv[2]) if len(sys.argv) > 2 else 1_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", metavar="LINES", nargs="?", type=int, default=100_000, help="default 100000")
+    parser.add_argument("live", metavar="LIVE", nargs="?", type=int, default=1_000, help="default 1000")
+    options = parser.parse_args()
+    count, live = options.count, options.live
     head = header(regions=1, size=sized(count))
     with tempfile.TemporaryFile() as file:
         write(file, head, count, live)
