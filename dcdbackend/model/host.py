@@ -57,6 +57,9 @@ DAX_DRIVER = "dax_cxl"
 _HEADER_BYTES, _RANGE_BYTES = 8, 24
 _LIST_HEADER_BYTES, _LIST_EXTENT_BYTES = 16, 40
 
+_FOR_FM = (3, 4, 5)
+"""Types of records that are a fabric manager's."""
+
 
 # ---- state ----------------------------------------------------------------------------------------------------------
 
@@ -529,6 +532,22 @@ class Draft:
         """A gate has refused this extent."""
         self.judge(clause)
         self.dropped.append(Dropped(memdev.name, event.extent, clause))
+
+    def unheeded(self, event: Event) -> bool:
+        """L2, L5: whether a record is neither offer nor request to this host: then nothing is sent because of it."""
+        if event.known and event.type in (ADD, RELEASE):
+            return False
+        if event.known and event.type == FORCED:
+            self.judge("L5.forced")
+            self.silent.append(("give_back", "L5.forced"))
+            return True
+        clause = "L2.foreign"
+        if event.known:
+            self.error = "-EINVAL"
+            clause = "L2.kinds" if event.type in _FOR_FM else "L5.unknown"
+        self.judge(clause)
+        self.silent += [("answer", clause), ("give_back", clause)]
+        return True
 
     def give_back(self, memdev: str, clause: str, start: int, length: int) -> None:
         """One 4803h of one range is expected."""

@@ -21,8 +21,6 @@ from ..errors import AskedWrongly
 from ..extents import NULL_TAG
 from .host import (
     ADD,
-    FORCED,
-    RELEASE,
     Bind,
     BindRegion,
     Cause,
@@ -95,7 +93,6 @@ CONTROLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """The files of a region's driver: which drivers have one, and what may be written (none named: a number of bytes)."""
 _TAG_CLAUSES = {"devdax": "C5.tag", "virtio": "C6.tag"}
 _REFUSALS = ("-EOPNOTSUPP", "-ENOTSUPP")
-_FOR_FM = (3, 4, 5)
 _SCAN_TRIES = 10
 
 
@@ -132,21 +129,12 @@ def _records(host: Host, cause: Records) -> Decision:
     if memdev.partition is None or not cause.events:
         return draft.done()
     for event in cause.events:
-        if not event.known:
-            draft.judge("L2.foreign")
-            draft.silent += [("answer", "L2.foreign"), ("give_back", "L2.foreign")]
-        elif event.type == ADD:
+        if draft.unheeded(event):
+            continue
+        if event.type == ADD:
             _stage(draft, cause.memdev, event)
-        elif event.type == RELEASE:
-            _release(draft, memdev, event)
-        elif event.type == FORCED:
-            draft.judge("L5.forced")
-            draft.silent.append(("give_back", "L5.forced"))
         else:
-            clause = "L2.kinds" if event.type in _FOR_FM else "L5.unknown"
-            draft.error = "-EINVAL"
-            draft.judge(clause)
-            draft.silent += [("answer", clause), ("give_back", clause)]
+            _release(draft, memdev, event)
     if draft.plan:
         draft.judge("L1.before-clear")
     read_again(draft, cause)

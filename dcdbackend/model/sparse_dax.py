@@ -16,8 +16,6 @@ from . import claims
 from .host import (
     ADD,
     DAX_DRIVER,
-    FORCED,
-    RELEASE,
     BindRegion,
     Cause,
     Choose,
@@ -55,7 +53,6 @@ if TYPE_CHECKING:
     from .host import Host
     from .permitted import Permitted
 
-_FOR_FM = (3, 4, 5)
 _MANY = 100
 
 
@@ -88,22 +85,13 @@ def _records(host: Host, cause: Records, answers: Sequence[tuple[Range, ...]]) -
         return draft.done()
     given = list(answers)
     for event in cause.events:
-        if not event.known:
-            draft.judge("L2.foreign")
-            draft.silent += [("answer", "L2.foreign"), ("give_back", "L2.foreign")]
-        elif event.type == ADD:
+        if draft.unheeded(event):
+            continue
+        if event.type == ADD:
             _stage(draft, cause, event, given)
-        elif event.type == RELEASE:
+        else:
             draft.judge(*(("L4.alone",) if event.more else ()))
             _release(draft, memdev, event)
-        elif event.type == FORCED:
-            draft.judge("L5.forced")
-            draft.silent.append(("give_back", "L5.forced"))
-        else:
-            clause = "L2.kinds" if event.type in _FOR_FM else "L5.unknown"
-            draft.error = "-EINVAL"
-            draft.judge(clause)
-            draft.silent += [("answer", clause), ("give_back", clause)]
     if draft.plan:
         draft.judge("L1.before-clear")
     read_again(draft, cause)

@@ -16,8 +16,6 @@ from . import claims
 from .host import (
     ADD,
     DAX_DRIVER,
-    FORCED,
-    RELEASE,
     BindRegion,
     Cause,
     Choose,
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
     from .permitted import Permitted
 
 NO_FAULTS: frozenset[str] = frozenset()
-_FOR_FM = (3, 4, 5)
 
 
 def decide(host: Host, cause: Cause) -> Permitted:
@@ -131,23 +128,14 @@ def _records(draft: Draft, cause: Records, fired: bool) -> None:
     stale = bool(memdev.staged)
     gone: set[int] = set()
     for event in cause.events:
-        if not event.known:
-            draft.judge("L2.foreign")
-            draft.silent += [("answer", "L2.foreign"), ("give_back", "L2.foreign")]
-        elif event.type == ADD:
+        if draft.unheeded(event):
+            continue
+        if event.type == ADD:
             if stale or fired:
                 draft.judge("B2.stale" if stale else "B3.late-tail")
             _stage(draft, cause, event)
-        elif event.type == RELEASE:
-            _release(draft, cause, event, gone)
-        elif event.type == FORCED:
-            draft.judge("L5.forced")
-            draft.silent.append(("give_back", "L5.forced"))
         else:
-            draft.error = "-EINVAL"
-            clause = "L2.kinds" if event.type in _FOR_FM else "L5.unknown"
-            draft.judge(clause)
-            draft.silent += [("answer", clause), ("give_back", clause)]
+            _release(draft, cause, event, gone)
     if any([expected.f != "clear" for expected in draft.plan]):
         draft.judge("L1.before-clear")
     read_again(draft, cause)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
@@ -15,15 +17,24 @@ REQUIRED = "DCD_REQUIRE_QEMU"
 
 
 @pytest.fixture(scope="session")
-def parts() -> image.Parts:
-    """QEMU, kernel and initrd as `dcd regress` would take them. Skipped where none can be had, unless
-    DCD_REQUIRE_QEMU=1 makes that a failure."""
+def cannot_be_had() -> Callable[[object], NoReturn]:
+    """Called where something real is not there: a skip, unless DCD_REQUIRE_QEMU=1 makes that a failure."""
+
+    def end(why: object) -> NoReturn:
+        if os.environ.get(REQUIRED, "") not in ("", "0"):
+            pytest.fail(f"{REQUIRED} is set, and {why}")
+        pytest.skip(str(why))
+
+    return end
+
+
+@pytest.fixture(scope="session")
+def parts(cannot_be_had: Callable[[object], NoReturn]) -> image.Parts:
+    """QEMU, kernel and initrd as `dcd regress` would take them."""
     try:
         return image.parts()
     except CannotRun as error:
-        if os.environ.get(REQUIRED, "") not in ("", "0"):
-            pytest.fail(f"{REQUIRED} is set, and {error}")
-        pytest.skip(str(error))
+        cannot_be_had(error)
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -47,17 +47,19 @@ def packed(root: Path, base: Path) -> Iterator[archive.Entry]:
 
 
 @pytest.fixture(scope="module")
-def with_tools(kernel_setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    """The setup with the tools in its initrd; skipped where the mirror does not give them."""
+def with_tools(
+    kernel_setup: Setup, tmp_path_factory: pytest.TempPathFactory, cannot_be_had: Callable[[object], NoReturn]
+) -> Setup:
+    """The setup with the tools in its initrd."""
     place = tmp_path_factory.mktemp("tools")
     wanted = replace(recipe.load("kernel"), packages=TOOLS)
     try:
         source = mirror.find()
         if why := mirror.silence(source, wanted.suite):
-            pytest.skip(f"no cxl and daxctl: {why}")
+            cannot_be_had(f"no cxl and daxctl: {why}")
         mirror.fetch(source, wanted, place / "root", log=place / "log", keep_open=(), progress=silent)
     except CannotRun as error:
-        pytest.skip(f"no cxl and daxctl: {error}")
+        cannot_be_had(f"no cxl and daxctl: {error}")
     initrd = place / "initrd.cpio"
     with initrd.open("wb") as out:
         out.write(kernel_setup.initrd.read_bytes())

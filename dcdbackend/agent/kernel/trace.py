@@ -12,6 +12,7 @@ import os
 import re
 from typing import Any
 
+from ...errors import DcdError
 from .files import Files
 from .survey import EVENT, TRACING
 
@@ -100,7 +101,7 @@ class Trace:
                 self._files.write(f"{place}/tracing_on", "1")
             pipe = self._files.place(f"{place}/trace_pipe")
             self._fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except Exception as error:
+        except (DcdError, OSError) as error:
             self.why = f"the trace cannot be read: {error}"
             return False
         self.why = ""
