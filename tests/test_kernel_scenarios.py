@@ -7,7 +7,8 @@ commands. A kernel that breaks one clause must be convicted of that clause, by t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from dcdbackend.emulator import linux
 from dcdbackend.emulator.machine import behaviour
 from dcdbackend.emulator.voice import Voice
 from dcdbackend.history import Header, History, Writer
+from dcdbackend.kernel.agent import AgentKernel
+from dcdbackend.kernel.guest import settled_survey
 from dcdbackend.kernel.session import KernelSession, bounded, parts, places
 from dcdbackend.kernel.simulated import SimulatedKernel
 from dcdbackend.kernel.unprovoked import not_judged, reasons
@@ -322,6 +325,74 @@ async def test_an_alarm_in_the_log_is_convicted(tmp_path: Path, monkeypatch: pyt
     assert {one.clause for one in result.verdict.failed} == {"KERNEL.alarm"}
 
 
+class Asked:
+    """As much of a guest as the survey asks: it answers a raw command in one way."""
+
+    def __init__(self, answer: dict[str, Any], generation: dict[str, Any]) -> None:
+        self.shape = EmulatedSetup().topology()
+        self.ready = {"survey": {"generation": generation, "memdevs": []}}
+        self.answer = answer
+        self.opcodes: list[int] = []
+
+    async def control(self, do: str, fields: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        assert (do, fields["what"], fields["payload"]) == ("kernel", "cxl", "00" * 8)
+        self.opcodes.append(fields["opcode"])
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "sends"),
+    [
+        ({"rc": 0, "payload": "00" * 16}, True),
+        ({"rc": 0x15, "payload": ""}, True),
+        ({"refused": {"errno": "EPERM"}}, False),
+        ({"refused": {"errno": "ENOTTY"}}, False),
+        ({"refused": {"errno": "ETIMEDOUT"}}, True),
+    ],
+)
+async def test_whether_a_kernel_sends_raw_commands_is_tried_before_any_history(
+    answer: dict[str, Any], sends: bool
+) -> None:
+    """Else the first look of every scenario would be a command whose end nobody knows, and its verdict unknown."""
+    guest: Any = Asked(answer, {"found": "v11", "sure": True})
+    await settled_survey(guest)
+    assert (guest.opcodes, guest.ready["survey"]["sends_raw"]) == ([0x4801], sends)
+    asker = AgentKernel(guest)
+    asker.learn(guest.ready["survey"])
+    assert asker.sends_raw is sends
+    none: Any = Asked(answer, {"found": "none"})
+    await settled_survey(none)
+    assert none.opcodes == [], "a kernel without DCD is asked for nothing"
+
+
+@asynccontextmanager
+async def under_test(tmp_path: Path) -> AsyncIterator[KernelSession]:
+    """A session on a simulated v11 kernel; its history is in history.jsonl."""
+    setup = EmulatedSetup(host="v11", seed=7, under_test=True)
+    async with setup.guest(setup.topology(), tmp_path / "guest") as guest:
+        with Writer(tmp_path / "history.jsonl", guest.header("x", 7), lambda: 1) as writer:
+            guest.begin(writer)
+            session = guest.session(writer)
+            assert isinstance(session, KernelSession)
+            await session.begin()
+            yield session
+            guest.end()
+
+
+@pytest.mark.parametrize("sends", [True, False])
+async def test_a_kernel_that_sends_no_raw_commands_is_asked_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sends: bool
+) -> None:
+    """Where no fabric manager shows the list either, there is one witness less. (The simulated one serves no 4801h.)"""
+    monkeypatch.setattr(SimulatedKernel, "sends_raw", sends)
+    async with under_test(tmp_path) as session:
+        session.witnesses = {name: one for name, one in session.witnesses.items() if name != "fm_extents"}
+        await session.lists("mem0")
+    with (tmp_path / "history.jsonl").open("rb") as file:
+        looks = [(op.f, op.type) for op in History(file) if op.process == "look"]
+    assert looks == ([("extents", "invoke"), ("extents", "info")] if sends else [])
+
+
 OOPS = """[    5.1] cxl region0: nothing wrong
 [    5.2] WARNING: possible circular locking dependency detected
 [    5.3] BUG: kernel NULL pointer dereference, address: 0000000000000038
@@ -341,16 +412,9 @@ OOPS = """[    5.1] cxl region0: nothing wrong
 )
 async def test_last_words_on_the_console_convict(tmp_path: Path, panic: str, console: str, told: list[str]) -> None:
     """An Oops that takes the agent along shows as silence: only the console tells. What the log has told is told."""
-    setup = EmulatedSetup(host="v11", seed=7, under_test=True)
-    async with setup.guest(setup.topology(), tmp_path / "guest") as guest:
-        with Writer(tmp_path / "history.jsonl", guest.header("x", 7), lambda: 1) as writer:
-            guest.begin(writer)
-            session = guest.session(writer)
-            assert isinstance(session, KernelSession)
-            await session.begin()
-            session._alarms.add("WARNING: possible circular locking dependency detected")
-            session.died(panic, console)
-            guest.end()
+    async with under_test(tmp_path) as session:
+        session._alarms.add("WARNING: possible circular locking dependency detected")
+        session.died(panic, console)
     with (tmp_path / "history.jsonl").open("rb") as file:
         failed = check(History(file)).failed
     assert {one.clause for one in failed} == ({"KERNEL.alarm"} if told else set())
